@@ -1,0 +1,152 @@
+"""torch-fidelity's InceptionV3 (the 2015-12-05 TensorFlow weights), the extractor of FID, IS and KID."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk_eval.errors import WeightsError
+from gantk_eval.extractors.precision import exact_float32
+from gantk_eval.paths import cache_folder, offline, weight_folders
+
+__all__ = ["WEIGHTS_FILE", "InceptionExtractor", "find_weights"]
+
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+SHA256_PREFIX = "6726825d"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
+DOWNLOAD_SECONDS = 5.0  # until the first byte; once bytes flow a slow line is no failure
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def find_weights(explicit: str | Path | None = None, *, download: bool = True) -> tuple[Path, bool]:
+    """The Inception weights file, and whether it is a custom one.
+
+    Looked for: `explicit`, `$GANTK_INCEPTION_WEIGHTS` (either may be any file of the same format: the extractor is then
+    called `inception-custom`), the published file in `$GANTK_WEIGHTS`, in torch.hub's cache (torch-fidelity's too) and in
+    gantk's; then a download is tried, unless the environment says offline.
+    Raises WeightsError, with the file's name, its hash and where to put it.
+    """
+    chosen = explicit or os.environ.get("GANTK_INCEPTION_WEIGHTS")
+    if chosen:
+        path = Path(chosen).expanduser()
+        if not path.is_file():
+            raise WeightsError(
+                f"there are no Inception weights at {path}; give a file in the format of {WEIGHTS_FILE}"
+            )
+        return path, not sha256_of(path).startswith(SHA256_PREFIX)
+    for folder in weight_folders():
+        path = folder / WEIGHTS_FILE
+        if path.is_file():
+            found = sha256_of(path)
+            if not found.startswith(SHA256_PREFIX):
+                raise WeightsError(
+                    f"{path} is not the published file: its sha256 begins with {found[:8]}, not {SHA256_PREFIX}; "
+                    "fetch it again, or name a file of your own with $GANTK_INCEPTION_WEIGHTS"
+                )
+            return path, False
+    if download and not offline():
+        fetched = _download(cache_folder() / "weights" / WEIGHTS_FILE)
+        if fetched is not None:
+            return fetched, False
+    where = os.environ.get("GANTK_WEIGHTS") or "a folder named by $GANTK_WEIGHTS"
+    raise WeightsError(
+        f"FID, IS and KID need {WEIGHTS_FILE} (sha256 begins with {SHA256_PREFIX}), which is not on this machine; "
+        f"download {URL} and put it into {where}"
+    )
+
+
+def _download(target: Path) -> Path | None:
+    """Fetches the weights; None where the server is not heard from within 5 s or the file is not the right one."""
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with urllib.request.urlopen(URL, timeout=DOWNLOAD_SECONDS) as response:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            from tqdm import tqdm
+
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with (
+                temporary.open("wb") as file,
+                tqdm(total=size, unit="B", unit_scale=True, desc="Inception weights", file=sys.stderr) as bar,
+            ):
+                while block := response.read(1 << 18):
+                    file.write(block)
+                    bar.update(len(block))
+        if not sha256_of(temporary).startswith(SHA256_PREFIX):
+            return None
+        os.replace(temporary, target)
+    except OSError:  # urllib's errors and timeouts are OSErrors
+        return None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+class InceptionExtractor:
+    """Layer `2048` in float32, autocast and TF32 off; logits without bias (`logits_unbiased`) in float64 from it.
+
+    Matrix products depend on the batch in their last bits, and float64 puts that below what a score shows.
+    `weights`: a state dict in torch-fidelity's format; loaded with `weights_only=True`, never unpickled.
+    """
+
+    resize = "tf1-bilinear-299"
+    precision = "fp32"
+    dims = 2048
+
+    def __init__(self, weights: Path, *, custom: bool, device: Any = "cpu") -> None:
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        self.name = "inception-custom" if custom else "inception-v3-compat"
+        self.weights_sha256 = sha256_of(weights)
+        self._device = torch.device(device)
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            # torch-fidelity unpickles the file that it is given; so it gets tensors that were loaded safely.
+            buffer = io.BytesIO()
+            torch.save(
+                {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, buffer
+            )
+            buffer.seek(0)
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # its layers' random initialisation must not move the caller's RNG
+                network = FeatureExtractorInceptionV3(
+                    self.name, ["2048"], feature_extractor_weights_path=buffer
+                )
+        except Exception as error:
+            what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise WeightsError(
+                f"cannot load {weights}: {what}; give a state dict like {WEIGHTS_FILE}"
+            ) from error
+        self._weight = network.fc.weight.detach().double().numpy().copy()
+        self._network = network.to(self._device).eval()
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, 1 or 3] -> float32 [n, 2048]; grey is repeated to RGB."""
+        import torch
+
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2)
+        if batch.shape[1] == 1:
+            batch = batch.repeat(1, 3, 1, 1)
+        with exact_float32(self._device):
+            (result,) = self._network(batch.contiguous())
+        return result.cpu().numpy()
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """float64 [n, 1008] without the bias, from features [n, 2048]."""
+        return features.astype(np.float64) @ self._weight.T

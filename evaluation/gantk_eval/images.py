@@ -1,0 +1,353 @@
+"""The one image reader: bytes, files and arrays to uint8 pixels, by one documented rule.
+
+How a picture becomes pixels (`decode`): the EXIF orientation is applied; of an animation the first frame is taken; 16-bit
+values keep their high byte (which gives back exactly an 8-bit image that was stored as 16-bit, and is what Pillow does to
+16-bit RGB); palettes, CMYK and the other colour models become RGB; transparency is laid over white. A picture counts as
+grey by its mode (`1`, `L`, `LA`, 16-bit grey), whatever its pixels are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from gantk_eval.errors import DataError
+
+__all__ = [
+    "ArrayImages",
+    "GeneratedImages",
+    "ImageSet",
+    "content_fingerprint",
+    "decode",
+    "is_grey_mode",
+    "open_images",
+    "read_header",
+]
+
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+FORMATS = "a folder or zip of images, .npy, .npz (images, labels) or .parquet"
+CHUNK = 1024
+
+
+def is_grey_mode(mode: str) -> bool:
+    """Whether a Pillow mode is read as one grey channel."""
+    return mode in GREY_MODES
+
+
+def _named(data: bytes | Path, name: str | None) -> str:
+    return name or (str(data) if isinstance(data, Path) else "an image")
+
+
+def _source(data: bytes | Path) -> Any:
+    return io.BytesIO(data) if isinstance(data, bytes) else data
+
+
+def read_header(data: bytes | Path, *, name: str | None = None) -> tuple[int, int, str]:
+    """Height, width (after EXIF orientation) and Pillow mode, without decoding the pixels.
+
+    Raises DataError, naming the image, where it is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(_source(data)) as image:
+            width, height = image.size
+            # Only these formats carry EXIF that a camera's orientation could be in; getexif on others reads the whole file.
+            if image.format in ("JPEG", "MPO", "TIFF", "WEBP") and image.getexif().get(0x0112, 1) in (
+                5,
+                6,
+                7,
+                8,
+            ):
+                width, height = height, width
+            elif (
+                image.format == "PNG"
+                and "exif" in image.info
+                and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            ):
+                width, height = height, width
+            return height, width, image.mode
+    except Exception as error:
+        raise DataError(_unreadable(_named(data, name), error)) from error
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "cannot identify" in what:
+        what = "it is no image that Pillow knows"
+    return f"cannot read {name}: {what}; repair or remove that image"
+
+
+def decode(
+    data: bytes | Path, *, channels: Literal[1, 3] | None = None, name: str | None = None
+) -> np.ndarray:
+    """Decodes one picture to uint8 [height, width, channels], by the rule at the head of this module.
+
+    `channels`: 1 (luma, ITU-R 601-2) or 3; None keeps grey pictures grey and makes everything else RGB.
+    Raises DataError, naming `name` or the path, where the picture is missing or damaged.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(_source(data)) as opened:
+            opened.load()
+            grey = is_grey_mode(opened.mode)
+            image: Image.Image = ImageOps.exif_transpose(opened)
+            pixels = _pixels(image, channels or (1 if grey else 3))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(_unreadable(_named(data, name), error)) from error
+    return pixels
+
+
+def _pixels(image: Any, channels: int) -> np.ndarray:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("it holds floating-point pixels, whose range is not known; save it as 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("it holds 32-bit pixels; save it as 8 or 16 bits")
+        image = Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image).convert("RGB")
+    if channels == 1:
+        if image.mode not in ("1", "L", "RGB"):
+            image = image.convert("RGB")
+        return np.array(image.convert("L"), dtype=np.uint8)[:, :, None]
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """Random access to N images of one shape, uint8, with labels or without."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: a path, or a few words."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 [N], or None."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The name of class 0, 1, ..., or None."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 [n, height, width, channels], in the order of `indices`."""
+
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the content: shape, pixels in order, labels."""
+
+
+def content_fingerprint(images: ImageSet) -> str:
+    """sha256 over shape, pixels and labels: the same for the same content in any format. Reads every image once."""
+    digest = hashlib.sha256()
+    height, width, channels = images.shape
+    digest.update(f"gantk-images-1 {len(images)} {height} {width} {channels} ".encode())
+    for start in range(0, len(images), CHUNK):
+        pixels = images.read(np.arange(start, min(start + CHUNK, len(images))))
+        digest.update(np.ascontiguousarray(pixels).tobytes())
+    labels = images.labels
+    digest.update(b"no labels" if labels is None else np.ascontiguousarray(labels, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _check_labels(labels: Any, count: int, name: str) -> np.ndarray | None:
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(
+            f"the labels of {name} are {array.dtype} of shape {array.shape}; give one integer class for each image"
+        )
+    if len(array) != count:
+        raise DataError(f"{name} has {count} images but {len(array)} labels; give one label for each image")
+    if count and array.min() < 0:
+        raise DataError(f"{name} has a negative label ({array.min()}); classes are counted from 0")
+    return array.astype(np.int64)
+
+
+def _check_pixels(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as [N, H, W, C], or DataError where it isn't uint8 or not of such a shape."""
+    if array.dtype != np.uint8:
+        seen = ""
+        if array.dtype.kind in "fiu" and array.size:
+            sample = np.asarray(array[: 64 * 1024 // max(1, array[0].size) + 1])
+            if array.dtype.kind == "f" and not np.isfinite(sample).all():
+                seen = ", with NaN or infinity among them"
+            else:
+                seen = f" from {sample.min():.4g} to {sample.max():.4g}"
+        raise DataError(
+            f"{name} holds {array.dtype} values{seen}, and images must be uint8; from [-1, 1] convert with "
+            "(x * 127.5 + 128).clip(0, 255).astype(uint8)"
+        )
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or 0 in array.shape[1:]:
+        raise DataError(f"{name} has shape {array.shape}; images must be N×H×W×C or N×H×W")
+    if array.shape[-1] not in (1, 3):
+        if array.shape[1] in (1, 3):
+            raise DataError(
+                f"{name} has shape {array.shape}, which looks like N×C×H×W; give N×H×W×C (move axis 1 to the end)"
+            )
+        raise DataError(
+            f"{name} has {array.shape[-1]} channels (shape {array.shape}); give 1 (grey) or 3 (RGB)"
+        )
+    return array
+
+
+class ArrayImages:
+    """Images in memory or memory-mapped.
+
+    `images`: uint8 [N, H, W, C] with C of 1 or 3, or [N, H, W]; other types are refused with DataError, never converted,
+    since a float's range cannot be known. `labels`: integers [N]. Nothing is copied.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | Sequence[int] | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        name: str = "the array",
+    ) -> None:
+        self.name = name
+        self._images = _check_pixels(images, name)
+        height, width, channels = self._images.shape[1:]
+        self.shape: tuple[int, int, int] = (int(height), int(width), int(channels))
+        self.labels = _check_labels(labels, len(self._images), name)
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self._fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 [n, height, width, channels]."""
+        return np.asarray(self._images[np.asarray(indices, dtype=np.int64)])
+
+    def fingerprint(self) -> str:
+        """sha256 of the content; read once, then remembered (do not change the array afterwards)."""
+        if self._fingerprint is None:
+            self._fingerprint = content_fingerprint(self)
+        return self._fingerprint
+
+
+class GeneratedImages:
+    """Images that a function makes: the i-th sample of a generator.
+
+    `generate(indices)` gets int64 [n] and returns uint8 [n, H, W, C]; it must depend on the indices alone (z drawn by global
+    sample index), for it is called with whatever chunk a rank has. `identity` says which function it is (a checkpoint's hash
+    and the seed) and stands in the fingerprint, since hashing pixels would mean generating everything twice.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        generate: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, int, int],
+        *,
+        identity: str,
+        labels: np.ndarray | Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "generated samples",
+    ) -> None:
+        if count < 1:
+            raise DataError(f"{name}: {count} samples asked for; ask for at least one")
+        self.name = name
+        self.shape = shape
+        self.labels = _check_labels(labels, count, name)
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.identity = identity
+        self._count = count
+        self._generate = generate
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 [n, height, width, channels], made now."""
+        indices = np.asarray(indices, dtype=np.int64)
+        pixels = np.asarray(self._generate(indices))
+        if pixels.dtype != np.uint8 or pixels.shape != (len(indices), *self.shape):
+            raise DataError(
+                f"{self.name}: the function returned {pixels.dtype} of shape {pixels.shape}; it must return uint8 of shape "
+                f"{(len(indices), *self.shape)}"
+            )
+        return pixels
+
+    def fingerprint(self) -> str:
+        """sha256 of identity, count, shape and labels."""
+        digest = hashlib.sha256(f"gantk-generated-1 {self._count} {self.shape} {self.identity} ".encode())
+        digest.update(b"no labels" if self.labels is None else self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def open_images(path: str | Path) -> ImageSet:
+    """Opens a set of images: a folder or zip (sub-folders are labels), `.npy`, `.npz` or `.parquet`.
+
+    `.npy`: uint8 N×H×W×C or N×H×W, memory-mapped. `.npz`: the same as `images` (or `arr_0`), with integers `labels` where
+    there are any. `.parquet`: a column of encoded images and, where there is one, a column of integer classes. In folders
+    and zips files are taken in the order of their paths; all images must have one size, and the set is grey only where
+    every image is.
+    Raises DataError where nothing is there, it holds no images, sizes differ, or a file is not readable (named).
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"there is nothing at {path}; give {FORMATS}")
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in (".npy", ".npz"):
+        return _open_numpy(path)
+    from gantk_eval.files import EncodedImages, open_encoded
+
+    return EncodedImages(open_encoded(path))
+
+
+def _open_numpy(path: Path) -> ArrayImages:
+    try:
+        loaded = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            images, labels, names = loaded, None, None
+        else:
+            with loaded:
+                keys = list(loaded.files)
+                key = next((k for k in ("images", "arr_0") if k in keys), None)
+                if key is None:
+                    raise DataError(
+                        f"{path} has no array `images` (it has {', '.join(keys) or 'none at all'}); save it with "
+                        "np.savez(path, images=..., labels=...)"
+                    )
+                images = loaded[key]
+                labels = (
+                    loaded["labels"] if "labels" in keys else loaded["arr_1"] if "arr_1" in keys else None
+                )
+                names = [str(n) for n in loaded["class_names"]] if "class_names" in keys else None
+    except DataError:
+        raise
+    except Exception as error:
+        what = (
+            "it holds Python objects, which are never unpickled"
+            if "pickle" in str(error).lower()
+            else str(error)
+        )
+        raise DataError(f"cannot read {path}: {what}; save uint8 images with np.save or np.savez") from error
+    if len(images.shape) == 0 or len(images) == 0:
+        raise DataError(f"{path} holds no images; give {FORMATS}")
+    return ArrayImages(images, labels, class_names=names, name=str(path))

@@ -1,0 +1,106 @@
+"""What an evaluation found: numbers with their floors, a verdict with its reasons, and the protocol."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Report", "score"]
+
+
+def score(
+    value: float,
+    *,
+    n_fake: int,
+    n_real: int,
+    std: float | None = None,
+    standard_error: float | None = None,
+    extrapolated: float | None = None,
+    floor: float | None = None,
+    floor_n: int | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """One metric's entry: the value and what it takes to read it. What is not known or not valid is None."""
+    return {
+        "value": value,
+        "std": std,
+        "standard_error": standard_error,
+        "extrapolated": extrapolated,
+        "floor": floor,
+        "floor_n": floor_n,
+        "n_fake": n_fake,
+        "n_real": n_real,
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `evaluate`.
+
+    `metrics`: name -> {value, std, standard_error, extrapolated, floor, floor_n, n_fake, n_real, ...}; `floor` is the same
+    metric of held-out real images against the reference at `floor_n` images. `collapse`: verdict (`ok`, `suspect`,
+    `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict. `protocol`: how it was made.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    collapse: dict[str, Any]
+    protocol: dict[str, Any]
+    memorisation: dict[str, Any] = field(
+        default_factory=lambda: {"verdict": "inconclusive", "reasons": ["memorisation was not tested"]}
+    )
+
+    @property
+    def verdict(self) -> str:
+        """The collapse verdict: `ok`, `suspect`, `collapsed` or `inconclusive`."""
+        return str(self.collapse["verdict"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation result as JSON types: metrics, collapse, memorisation, protocol."""
+        return {
+            "metrics": self.metrics,
+            "collapse": self.collapse,
+            "memorisation": self.memorisation,
+            "protocol": self.protocol,
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """`to_dict` as text; a number that is not finite is an error, since JSON has none."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Report:
+        """The report of a `to_dict`."""
+        return cls(data["metrics"], data["collapse"], data["protocol"], data["memorisation"])
+
+    def table(self) -> str:
+        """The report as text for people: a row for each metric, the verdict with its reasons, and the protocol."""
+        rows = [("metric", "value", "± ", "real-vs-real floor", "generated", "real")]
+        for name, entry in self.metrics.items():
+            spread = ""
+            if entry.get("standard_error") is not None:
+                spread = f"{_number(entry['standard_error'])} (se)"
+            elif entry.get("std") is not None:
+                spread = f"{_number(entry['std'])} (std)"
+            floor = "none (no held-out images)"
+            if entry.get("floor") is not None:
+                floor = f"{_number(entry['floor'])} (n={entry['floor_n']:,})"
+            value = _number(entry["value"])
+            if entry.get("extrapolated") is not None:
+                value += f" (N→∞: {_number(entry['extrapolated'])})"
+            rows.append((name, value, spread, floor, f"{entry['n_fake']:,}", f"{entry['n_real']:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += ["", f"collapse: {self.verdict}"]
+        lines += [f"  - {reason}" for reason in self.collapse["reasons"]]
+        protocol = self.protocol
+        lines += ["", f"protocol {protocol['fingerprint'][:12]}: {protocol['extractor']}, {protocol['precision']}"]
+        if protocol.get("classifier_accuracy") is not None:
+            lines[-1] += f", classifier {protocol['classifier_accuracy']:.1%} right on held-out images"
+        return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"

@@ -1,0 +1,5 @@
+"""`python -m gantk`, and `accelerate launch -m gantk`."""
+
+from gantk.cli import main
+
+main()

@@ -1,0 +1,295 @@
+"""The `gantk` command. Everything heavy is imported where it is used, so that `gantk --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from gantk import __version__
+from gantk.errors import CollapseError, ConfigError, UserError
+
+app = typer.Typer(
+    name="gantk",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Train GANs on one machine or many, score them, and be told when they collapsed.
+
+    A first run, with nothing downloaded:
+
+        gantk train --config configs/quickstart.yaml
+
+        gantk eval --ckpt quickstart
+
+    Exit codes: 0 done, 2 usage or config, 3 data or weights, 4 checkpoint, 5 diverged, 6 collapsed (with --fail-on
+    collapse), 75 preempted, 130 interrupted.""",
+)
+
+ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE", help="The run's YAML file, see configs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Laid over the file: train.batch_size=64"),
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu", help="`cpu` keeps off the accelerator.")]
+
+
+def _load(config: str, overrides: list[str] | None, name: str | None = None) -> Any:
+    from gantk.config import load_config
+
+    return load_config(config, [*(overrides or []), *([f"name={name}"] if name else [])])
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="The run's name, instead of the config's.")] = None,
+    resume: Annotated[
+        str,
+        typer.Option(metavar="auto|never|PATH", help="Go on from the newest checkpoint, refuse to, or from this one."),
+    ] = "auto",
+    allow_changes: Annotated[bool, typer.Option("--allow-changes", help="Resume although the config differs.")] = False,
+) -> None:
+    """Train. The same command again goes on where it was.
+
+    gantk train --config configs/dcgan_mnist.yaml train.kimg=500 --name mnist-500
+
+    On several GPUs: accelerate launch --multi_gpu gantk/train.py --config configs/dcgan_lsun.yaml
+    """
+    from gantk.api import train as run_training
+
+    settings = _load(config, overrides, name)
+    run = run_training(settings, resume=resume, allow_changes=allow_changes)
+    if _is_main():
+        typer.echo(
+            f"done: {run.folder} (samples in {run.folder / 'samples'}); score it with: gantk eval --ckpt {settings.name}",
+            err=True,
+        )
+
+
+@app.command()
+def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Fetch and decode the data into the cache, on a login node say, and train nothing.
+
+    gantk prepare --config configs/dcgan_lsun.yaml
+    """
+    from gantk.data import open_dataset
+
+    settings = _load(config, overrides)
+    for data in (settings.data, *settings.extra_data.values()):
+        dataset = open_dataset(data, seed=settings.seed, device="cpu", progress=True)
+        typer.echo(dataset.description)
+
+
+@app.command("eval")
+def evaluate(
+    ckpt: Annotated[
+        str | None,
+        typer.Option(metavar="RUN|PATH", help="A run's name (also run42@best, run42@step-00001000), or a folder."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Images to score: folder, zip, .npy, .npz, .parquet or a config's data."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Real images to score --images against.")
+    ] = None,
+    heldout: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Other real images, for the floor and the collapse verdict."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=2, help="Samples to generate. Default: the config's evaluate.samples."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="fid,is,kid", help="Default: these, or the weights-free tier.")
+    ] = None,
+    kid_subset_size: Annotated[
+        int | None, typer.Option(min=2, help="Images in each of KID's subsets. Default: 1000.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the samples. Default: the config's.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")
+    ] = False,
+    fail_on: Annotated[
+        str | None, typer.Option(metavar="collapse", help="Exit 6 when the verdict is `collapsed`.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score a model, or any set of images, and say whether the generator collapsed.
+
+    gantk eval --ckpt run42
+
+    gantk eval --images samples/ --reference train/ --heldout test/ --json
+    """
+    if fail_on not in (None, "collapse"):
+        raise ConfigError(f"`--fail-on {fail_on}` is not known: the one thing to fail on is `collapse`")
+    if (ckpt is None) == (images is None):
+        raise ConfigError("give either `--ckpt RUN`, or `--images PATH --reference PATH`")
+    if images is not None and reference is None:
+        raise ConfigError("`--images` needs `--reference PATH`, the real images to compare with")
+    if ckpt is not None and (reference or heldout):
+        raise ConfigError("`--reference` and `--heldout` go with `--images`; with `--ckpt` the run's own data is used")
+    if images is not None and samples is not None:
+        raise ConfigError("`--samples` goes with `--ckpt`; all of `--images` are scored")
+    from gantk import scoring
+
+    options: dict[str, Any] = {
+        "metrics": metrics.split(",") if metrics else None,
+        "kid_subset_size": kid_subset_size,
+    }
+    if ckpt is not None:
+        outcome = scoring.evaluate_checkpoint(ckpt, samples=samples, seed=seed, device=device, **options)
+    else:
+        assert images is not None
+        assert reference is not None
+        outcome = scoring.evaluate_images(images, reference, heldout, seed=seed or 0, device=device, **options)
+    if not _is_main():
+        return
+    typer.echo(json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table())
+    for line in outcome.notes:
+        typer.echo(line, err=True)
+    if fail_on and outcome.report.verdict == "collapsed":
+        raise CollapseError("the verdict is `collapsed`, and `--fail-on collapse` was given")
+
+
+@app.command()
+def sample(
+    ckpt: Annotated[str, typer.Option(metavar="RUN|PATH", help="As for `gantk eval`.")],
+    out: Annotated[Path, typer.Option(metavar="DIR|FILE.png|FILE.npz", help="A PNG a sample, one grid, or arrays.")],
+    count: Annotated[int, typer.Option(min=1)] = 64,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: the run's.")] = None,
+    label: Annotated[str | None, typer.Option(help="A class, by name or number, of a conditional model.")] = None,
+    truncation: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Below 1: nearer the centre, alike but cleaner.")
+    ] = 1.0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw samples. Sample i of a seed is the same image whatever the count.
+
+    gantk sample --ckpt run42 --out grid.png --count 100
+    """
+    import numpy as np
+
+    from gantk.runs import find_checkpoint
+    from gantk.runtime import choose_device
+    from gantk.sampling import class_number, load_sampler, write_samples
+
+    found = find_checkpoint(ckpt)
+    typer.echo(f"sampling from {found.sentence}", err=True)
+    sampler, config = load_sampler(found.checkpoint, choose_device(device), seed)
+    labels = None if label is None else np.full(count, class_number(sampler, label))
+    write_samples(sampler, out, count, labels=labels, truncation=truncation, chunk=config.evaluate.batch_size)
+    typer.echo(str(out))
+
+
+@app.command("config")
+def show_config(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Print the whole config with every default filled in, or say what is wrong with it.
+
+    gantk config --config configs/dcgan_mnist.yaml train.batch_size=256
+    """
+    from gantk.config import dump_yaml
+
+    typer.echo(dump_yaml(_load(config, overrides)), nl=False)
+
+
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Also check what this run needs.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what this machine has, what a config needs, what is missing and how to get it.
+
+    gantk doctor --config configs/dcgan_lsun.yaml
+    """
+    from gantk.doctor import examine
+
+    settings = _load(config, overrides) if config else None
+    report = examine(settings)
+    typer.echo(report.text)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def export(
+    ckpt: Annotated[str, typer.Option(metavar="RUN|PATH", help="As for `gantk eval`.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+) -> None:
+    """Write the generator alone, for others to sample from and to score: a folder that `--ckpt` takes.
+
+    gantk export --ckpt run42@best --out my-generator
+    """
+    from gantk.runs import find_checkpoint
+    from gantk.sampling import export_generator
+
+    export_generator(find_checkpoint(ckpt).checkpoint, out)
+    typer.echo(str(out))
+
+
+@app.command("list")
+def list_all() -> None:
+    """List the runs, networks, objectives and losses there are."""
+    from gantk.losses import LOSSES
+    from gantk.networks import NETWORKS
+    from gantk.objectives import OBJECTIVES
+    from gantk.records import read_json
+    from gantk.runs import list_runs, runs_folder
+
+    for run in list_runs():
+        status = read_json(runs_folder() / run / "status.json") or {}
+        typer.echo(f"run        {run:24} {status.get('state', '?')}, {status.get('kimg') or 0:g} kimg")
+    for what, names in (
+        ("network", NETWORKS.names()),
+        ("objective", OBJECTIVES.names()),
+        ("loss", list(LOSSES)),
+    ):
+        for name in names:
+            typer.echo(f"{what:10} {name}")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"gantk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; a user's mistake is one sentence on stderr."""
+    code: int | str | None = 0
+    try:
+        app(args=arguments)
+    except SystemExit as stop:
+        code = stop.code
+    except UserError as error:
+        # A wrong config is wrong on every process, and is said once.
+        if _is_main() or not isinstance(error, ConfigError):
+            typer.echo(f"gantk: {error}", err=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("gantk: interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody left to tell.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.exit(code)

@@ -1,0 +1,307 @@
+"""From a YAML file and `key.sub=value` overrides to a `Config`, or to sentences that say what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import types
+import typing
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from gantk.config.schema import Config, OptimizerSettings, Section
+from gantk.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key written twice, of which the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key.value}` stands here twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: where there is no such file, or it is not YAML, or not a mapping.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = sorted(str(other) for other in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        close = difflib.get_close_matches(str(file), near, n=1)
+        hint = (
+            f"did you mean {close[0]}?"
+            if close
+            else f"there are: {', '.join(near)}"
+            if near
+            else "name one that exists"
+        )
+        raise ConfigError(f"there is no config file {file}; {hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {file} cannot be read: {error}") from error
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{file}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{file} holds no settings: a config is a mapping of keys such as `name:`, `data:` and `train:`"
+        )
+    return value
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `key.sub=value` laid over it; a value is read as YAML (`[1, 2]`, `null`, `2e-4`)."""
+    merged = _copy(values)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(
+                f"`{override}` is not an override: write `key.sub=value`, for example `train.batch_size=64`"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of `{override}` is not valid YAML: put it in quotes") from error
+        section = merged
+        for key in keys[:-1]:
+            below = section.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"`{override}`: `{key}` is a value and holds no further keys")
+            section = below
+        section[keys[-1]] = value
+    return merged
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a YAML file, with overrides.
+
+    Raises:
+        ConfigError: naming every error by its path, each with what would mend it.
+    """
+    return parse_config(apply_overrides(read_yaml(path), overrides), origin=str(path))
+
+
+def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Config:
+    """A `Config` from plain values, as `load_config` reads them.
+
+    Raises:
+        ConfigError: naming every error by its path, each with what would mend it.
+    """
+    values = dict(values)
+    _import_plugins(values.get("plugins"), origin)
+    problems = []
+    for key in ("network", "objective"):
+        section, found = _configure(key, values)
+        problems += found
+        if section is not None:
+            values[key] = section
+    problems += _problems_of_phases(values)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        # The parts that were checked above have their errors already, under their own paths.
+        checked = {("network",), ("objective",), ("optimizer", "phases")} if problems else set()
+        problems += [
+            _explain(item, Config)
+            for item in error.errors()
+            if item["loc"][:1] not in checked and item["loc"][:2] not in checked
+        ]
+    if not problems:
+        problems += _cross_check(config)
+    if problems:
+        if len(problems) == 1:
+            raise ConfigError(f"{origin}: {problems[0]}")
+        raise ConfigError(f"{origin} has {len(problems)} errors:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return config
+
+
+def _import_plugins(plugins: Any, origin: str) -> None:
+    for name in plugins if isinstance(plugins, (list, tuple)) else ():
+        try:
+            importlib.import_module(str(name))
+        except ImportError as error:
+            raise ConfigError(
+                f"{origin}: `plugins` names the module `{name}`, which cannot be imported ({error}): install it, or put "
+                "its folder on PYTHONPATH"
+            ) from error
+
+
+def _registry(key: str) -> Any:
+    if key == "network":
+        from gantk.networks import NETWORKS
+
+        return NETWORKS
+    from gantk.objectives import OBJECTIVES
+
+    return OBJECTIVES
+
+
+def _configure(key: str, values: Mapping[str, Any]) -> tuple[Section | None, list[str]]:
+    """The typed section for `network` or `objective`, or the sentences that say why there is none."""
+    if key not in values:
+        return None, []
+    registry = _registry(key)
+    try:
+        return registry.configure(values[key]), []
+    except ValidationError as error:
+        model = registry.get(values[key]["type"]).Config
+        return None, [_explain(item, model, prefix=(key,)) for item in error.errors()]
+    except ValueError as error:
+        return None, [f"`{key}`: {error}"]
+
+
+def _problems_of_phases(values: Mapping[str, Any]) -> list[str]:
+    optimizer = values.get("optimizer")
+    phases = optimizer.get("phases") if isinstance(optimizer, Mapping) else None
+    problems = []
+    for name, settings in phases.items() if isinstance(phases, Mapping) else ():
+        try:
+            OptimizerSettings.model_validate(settings)
+        except ValidationError as error:
+            prefix = ("optimizer", "phases", str(name))
+            problems += [_explain(item, OptimizerSettings, prefix=prefix) for item in error.errors()]
+    return problems
+
+
+def _explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:
+    """One sentence for one of pydantic's errors, with the path of the key."""
+    loc = tuple(str(part) for part in item["loc"])
+    path = ".".join((*prefix, *loc)) or "the config"
+    kind, given = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        return f"`{path}` is not a key{_did_you_mean(loc[-1], _keys_at(model, loc[:-1]))}"
+    if kind == "missing":
+        return f"`{path}` is missing: it has no default"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    if kind == "value_error":
+        return f"`{path}`: {message}"
+    hint = ""
+    if kind == "literal_error" and isinstance(given, str):
+        options = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+        hint = _did_you_mean(given, options, offer=False)
+    shown = (
+        repr(given) if not isinstance(given, (Mapping, list)) or len(str(given)) < 60 else f"a {type(given).__name__}"
+    )
+    return f"`{path}`: {message}, and is {shown}{hint}"
+
+
+def _did_you_mean(word: str, options: Sequence[str], offer: bool = True) -> str:
+    close = difflib.get_close_matches(word, options, n=1)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f" (there are: {', '.join(options)})" if options and offer else ""
+
+
+def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
+    """The keys that stand beside the one in error."""
+    for part in loc:
+        field = model.model_fields.get(part)
+        if field is None:
+            # A name of the user's own, in a mapping of sections.
+            continue
+        found = _model_in(field.annotation)
+        if found is None or found is Section:
+            return []
+        model = found
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, dict, typing.Annotated):
+        return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
+    return None
+
+
+def _cross_check(config: Config) -> list[str]:
+    """What no key shows alone; each sentence names the fix."""
+    from gantk.networks import NETWORKS
+    from gantk.objectives import OBJECTIVES
+
+    problems = []
+    family = NETWORKS.get(config.network.type)  # type: ignore[attr-defined]
+    objective = OBJECTIVES.get(config.objective.type)  # type: ignore[attr-defined]
+    train = config.train
+    try:
+        family.check_shape(config.network, config.data.resolution)
+    except ConfigError as error:
+        problems.append(str(error))
+    if family.conditional and not config.data.use_labels:
+        problems.append(
+            f"`network.type: {config.network.type}` uses labels, and `data.use_labels` is false: "  # type: ignore[attr-defined]
+            "set it to true, or choose an unconditional network"
+        )
+    if train.batch_size % train.accumulation:
+        problems.append(
+            f"`train.batch_size: {train.batch_size}` does not divide by `train.accumulation: {train.accumulation}`: "
+            "change one of them"
+        )
+    if train.sync_batchnorm and train.device == "cpu":
+        problems.append("`train.sync_batchnorm` needs GPUs, and `train.device` is cpu: set one of them otherwise")
+    if train.precision == "fp16" and train.device == "cpu":
+        problems.append("`train.precision: fp16` needs a GPU, and `train.device` is cpu: use bf16 or no")
+    for name in objective.sources:
+        if name not in config.extra_data:
+            problems.append(
+                f"`objective.type` plays on a second source: add `extra_data.{name}`, with keys as in `data`"
+            )
+    for name, extra in config.extra_data.items():
+        if extra.resolution != config.data.resolution:
+            problems.append(f"`extra_data.{name}.resolution` differs from `data.resolution`: make them equal")
+    if config.optimizer.nesterov and config.optimizer.momentum == 0:
+        problems.append("`optimizer.nesterov` needs `optimizer.momentum` above 0")
+    return problems
+
+
+def dump_yaml(config: Config) -> str:
+    """The whole config as YAML, every default written out. Loading it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys that differ, as `key: old → new`."""
+
+    def flatten(value: Any, path: str = "") -> dict[str, Any]:
+        if isinstance(value, Mapping) and value:
+            return {
+                k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()
+            }
+        return {path: value}
+
+    a, b = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    missing = "(not set)"
+    return [
+        f"{key}: {a.get(key, missing)} → {b.get(key, missing)}"
+        for key in dict.fromkeys([*a, *b])
+        if a.get(key, missing) != b.get(key, missing)
+    ]
+
+
+def expand_path(path: str) -> Path:
+    """`~` and `$VARIABLES` in a path, resolved."""
+    return Path(os.path.expandvars(path)).expanduser()

@@ -1,0 +1,251 @@
+"""The config of a run: typed, frozen and complete. Every key that a YAML file may hold stands here.
+
+Network and objective settings are checked by the classes beside the networks and the objectives themselves
+(`gantk.networks`, `gantk.objectives`), so that a new network or game touches one file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+SOURCES = ("digits", "hub", "parquet", "folder", "npz")
+
+
+class Section(BaseModel):
+    """The base of every part of a config: frozen, with unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class DataConfig(Section):
+    source: Literal["digits", "hub", "parquet", "folder", "npz"]
+    """Where the images come from: `digits` (scikit-learn's, built in), `hub` (a Hugging Face dataset id), `parquet`
+    (a file, or a folder of files), `folder` (images; sub-folders are classes) or `npz` (`images`, `labels`)."""
+    path: str | None = None
+    """The dataset id for `hub`; a file or folder for `parquet`, `folder` and `npz`. `~` and `$VARIABLES` are expanded."""
+    revision: str | None = None
+    """`hub`: the commit, tag or branch of the dataset. Pin it, or the data may change under you."""
+    name: str | None = None
+    """`hub`: the dataset's configuration, where it has several."""
+    split: str = "train"
+    """`hub`: the split to train on."""
+    heldout_path: str | None = None
+    """`parquet`, `folder`, `npz`: held-out images of their own, never trained on."""
+    heldout_split: str | None = None
+    """`hub`: the held-out split. Default: `test`, else `validation`, where the dataset has one."""
+    heldout_fraction: float = Field(0.1, gt=0, le=0.5)
+    """The seeded share of the images to set apart where the data has no held-out split of its own."""
+    image_column: str | None = None
+    """`hub`, `parquet`: the column of images. Default: the only one that holds images."""
+    label_column: str | None = None
+    """`hub`, `parquet`: the column of class labels. Default: the only one that holds classes, if there is one."""
+    use_labels: bool = True
+    """Whether to read labels. Without them, class sub-folders and label columns are ignored."""
+    resolution: int = Field(ge=4, le=1024)
+    """The side of the square training images, in pixels: centre crop to a square, then resize (bicubic, antialiased)."""
+    channels: Literal[1, 3] | None = None
+    """1: grey, 3: RGB. Default: 1 if every image is grey, else 3. Transparency is laid over white."""
+    flip: bool = False
+    """Mirror half of the training images, drawn anew each time an image is seen."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first so many training images."""
+    storage: Literal["auto", "device", "memory", "disk", "stream"] = "auto"
+    """Where the decoded images are kept: on the GPU, in memory, in a memory-mapped file, or nowhere (`stream`: decoded
+    each time they are seen). `auto` takes the first that fits."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.source == "digits":
+            if self.path is not None:
+                raise ValueError(
+                    "`path` is not used by `source: digits`, which is built in: take it out, or name another source"
+                )
+        elif not self.path:
+            what = "the dataset's id, as `owner/name`" if self.source == "hub" else "the file or folder to read"
+            raise ValueError(f"`source: {self.source}` needs `path`: {what}")
+        hub_only = [key for key in ("revision", "name", "heldout_split") if getattr(self, key) is not None]
+        if hub_only and self.source != "hub":
+            raise ValueError(f"`{hub_only[0]}` belongs to `source: hub`; with `source: {self.source}` take it out")
+        if self.heldout_path is not None and self.source in ("hub", "digits"):
+            raise ValueError(
+                f"`heldout_path` does not go with `source: {self.source}`; use `heldout_fraction`"
+                + (" or `heldout_split`" if self.source == "hub" else "")
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    """A factor on the learning rate, driven by the images seen."""
+
+    type: Literal["constant", "linear", "cosine"] = "constant"
+    """`linear` and `cosine` go from 1 at `start_kimg` to `final` at `end_kimg`."""
+    warmup_kimg: float = Field(0, ge=0)
+    """Rise from 0 over the first so many thousand images."""
+    start_kimg: float = Field(0, ge=0)
+    end_kimg: float | None = Field(None, gt=0)
+    """Default: `train.kimg`."""
+    final: float = Field(0.0, ge=0, le=1)
+    """The factor at the end."""
+
+
+class OptimizerSettings(Section):
+    """What an optimiser takes. Each key may be set for all phases, and again for one under `phases`."""
+
+    type: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    lr: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    """`adam`, `adamw`. The first is 0.5 in DCGAN, against the usual 0.9."""
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """`sgd`, `rmsprop`."""
+    nesterov: bool = False
+    """`sgd`."""
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    """The largest norm that a phase's gradient may have; larger ones are scaled down to it."""
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @field_validator("betas")
+    @classmethod
+    def _betas(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("both must be at least 0 and below 1")
+        return value
+
+
+class OptimizerConfig(OptimizerSettings):
+    phases: dict[str, dict[str, Any]] = {}
+    """Settings for single optimisers, by name: `phases: {g: {lr: 1e-3}}`. GANs have `d` and `g`."""
+
+    @field_validator("phases")
+    @classmethod
+    def _phases(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for settings in value.values():
+            OptimizerSettings.model_validate(settings)
+        return value
+
+    def of(self, name: str) -> OptimizerSettings:
+        """The settings of the optimiser `name`: the common ones, overlaid by its own."""
+        common = self.model_dump(exclude={"phases"})
+        own = dict(self.phases.get(name, {}))
+        schedule = {**common["schedule"], **own.pop("schedule", {})}
+        return OptimizerSettings.model_validate({**common, **own, "schedule": schedule})
+
+
+class TrainConfig(Section):
+    kimg: float = Field(gt=0)
+    """How long to train, in thousands of real images seen (counted once a step, whatever the D steps are)."""
+    batch_size: int = Field(128, ge=2)
+    """Images in one step, over all processes and accumulated micro-batches together."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that each process splits its share of a step into, for when it does not fit in memory."""
+    precision: Literal["auto", "no", "bf16", "fp16", "float64"] = "auto"
+    """`auto`: bf16 where the hardware has it, else fp32 (`no`). `fp16` needs a GPU. `float64` is for checking gradients."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, value: Any) -> Any:
+        # YAML reads a bare `no` as false.
+        return "no" if value is False else value
+
+    ema_half_life_kimg: float = Field(10.0, ge=0)
+    """Half-life of the moving average of the generator's weights, in thousands of images. 0: no averaging."""
+    channels_last: bool = True
+    compile: bool = False
+    """Compile the networks with `torch.compile`. Pays on GPUs, not on CPUs."""
+    sync_batchnorm: bool = False
+    """Batch statistics over all processes (GPUs only; CPUs cannot)."""
+    deterministic: bool = True
+    """Deterministic kernels where there are any, so that the same config and seed give the same weights."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each process. Default: what PyTorch chooses. The last bits of the weights depend on it."""
+    device: Literal["auto", "cpu"] = "auto"
+    """`cpu` keeps off the accelerator."""
+    world_size: int | None = Field(None, ge=1)
+    """The number of processes that the run is meant for: a launch with another number is refused."""
+    log_every_kimg: float = Field(1.0, gt=0)
+    """Write losses to `metrics.jsonl` and the trackers, and check that they are finite, each so many thousand images."""
+
+
+class CheckpointConfig(Section):
+    every_kimg: float = Field(50.0, gt=0)
+    """Besides these there is always one at the end. Beyond `train.kimg`: at the end only."""
+    keep: int = Field(2, ge=1)
+    """The newest so many are kept, and the best by `evaluate.best_by` besides."""
+
+
+class SampleConfig(Section):
+    every_kimg: float = Field(20.0, gt=0)
+    """Draw the grid of fixed latents so often (and at the end)."""
+    count: int = Field(64, ge=1, le=1024)
+    """Images in the grid; conditional models draw a row of ten for each class instead."""
+
+
+class EvaluateConfig(Section):
+    every_kimg: float = Field(100.0, gt=0)
+    """Beyond `train.kimg`: never (`gantk eval` still works)."""
+    samples: int = Field(2000, ge=2)
+    """Generated images for an evaluation during training."""
+    metrics: tuple[str, ...] | None = None
+    """For example `[fid, is, kid]`. Default: those, or with no Inception weights at hand the weights-free tier."""
+    best_by: str | None = None
+    """The metric whose lowest value marks the best checkpoint. Default: the Fréchet distance of the tier in use."""
+    batch_size: int = Field(100, ge=1)
+    """Images generated at a time. Part of the protocol: a chunk's size can move a pixel by one grey level."""
+
+
+class TrackingConfig(Section):
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto`: online where a key is set, else disabled with a line that says so; it never asks and never stops training."""
+    wandb_project: str = "gantk"
+    wandb_entity: str | None = None
+    tensorboard: bool = False
+    """Also write TensorBoard files to the run folder (`pip install gantk[tensorboard]`)."""
+    progress: bool = True
+    """The progress bar, where stderr is a terminal; elsewhere a line now and then."""
+
+
+class Config(Section):
+    """A whole run. `gantk config --config FILE` prints one with every default filled in."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    """The run's name, and its folder's under `$GANTK_RUNS` (default `runs/`): letters, digits, `.`, `_`, `-`."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    plugins: tuple[str, ...] = ()
+    """Modules to import first: your own networks and objectives register themselves there."""
+    data: DataConfig
+    extra_data: dict[str, DataConfig] = {}
+    """Further sources, by name, for games that play on several (two-domain translation, say)."""
+    network: SerializeAsAny[Section]
+    """`type` names a network family; its settings stand beside its class in `gantk/networks/`."""
+    objective: SerializeAsAny[Section]
+    """`type` names a game; its settings stand beside its class in `gantk/objectives/`."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    samples: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _network(cls, value: Any) -> Section:
+        from gantk.networks import NETWORKS
+
+        return NETWORKS.configure(value)
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective(cls, value: Any) -> Section:
+        from gantk.objectives import OBJECTIVES
+
+        return OBJECTIVES.configure(value)
+
+    @property
+    def run_folder(self) -> Path:
+        from gantk.runs import runs_folder
+
+        return runs_folder() / self.name

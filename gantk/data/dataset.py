@@ -1,0 +1,209 @@
+"""The data of a run: found, decoded, split, and put where training wants it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+import torch
+from gantk_eval.errors import DataError
+
+from gantk.config.schema import DataConfig
+from gantk.data.cache import NoRoomError, decide_channels, open_decoded
+from gantk.data.sources import Source, open_sources
+from gantk.data.store import CachedPixels, Pixels, Storage, Store, StreamedPixels
+from gantk.data.transform import Channels, Transform
+
+DEVICE_SHARE = 0.25  # of the GPU's free memory
+MEMORY_SHARE = 0.5  # of the memory that is available, over all the processes on this machine
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and held-out images of one size, with classes or without."""
+
+    train: Store
+    heldout: Store
+    """Never trained on: the data's own test split, or a seeded share."""
+    channels: int
+    resolution: int
+    class_names: tuple[str, ...] | None
+    num_classes: int | None
+    """None where there are no labels."""
+    description: str
+    """One line for people."""
+
+    @property
+    def sha256(self) -> str:
+        """The content of the training images: pixels, order and labels."""
+        return self.train.fingerprint()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    pixels: Pixels
+    count: int
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None
+
+
+def open_dataset(
+    config: DataConfig, *, seed: int = 0, device: torch.device | str = "cpu", progress: bool = False
+) -> Dataset:
+    """Finds the images, decodes them once into the cache, sets held-out ones apart, chooses the storage.
+
+    Safe to call from any number of processes and runs at once: one decodes, the others wait for it. `seed`
+    chooses the held-out share where the data has no split of its own. The training images decide on grey or
+    RGB, and on the numbers of the classes; held-out images are made to fit.
+    Raises DataError in one sentence where data is missing, damaged (named), or too little or too much.
+    """
+    device = torch.device(device)
+    train_source, heldout_source = open_sources(config, progress=progress)
+    transform = Transform(config.resolution, config.channels)
+    train = _open(train_source, transform, config.storage, progress)
+    height, width, channels = train.pixels.shape
+    everything = np.arange(train.count)
+    if heldout_source is None:
+        heldout = train
+        heldout_rows = heldout_share(train.count, config.heldout_fraction, seed, train.labels)
+        if len(heldout_rows) >= train.count:
+            raise DataError(
+                f"{train_source.description} holds {train.count} image, too few to set a held-out one apart; add images"
+            )
+        train_rows = np.setdiff1d(everything, heldout_rows)
+        heldout_labels = None if train.labels is None else train.labels[heldout_rows]
+        heldout_name = f"{train_source.description}, held-out share"
+    else:
+        decided: Channels = 1 if channels == 1 else 3
+        heldout = _open(heldout_source, replace(transform, channels=decided), config.storage, progress)
+        train_rows, heldout_rows = everything, np.arange(heldout.count)
+        heldout_labels = _same_classes(train, heldout, heldout_source)
+        heldout_name = heldout_source.description
+    train_rows = train_rows[: config.limit]
+    train_labels = None if train.labels is None else train.labels[train_rows]
+    num_classes = _count_classes(train)
+    storage = _choose(config.storage, train, len(train_rows), device)
+    train_store = Store(
+        train.pixels,
+        train_rows,
+        name=train_source.description,
+        storage=storage,
+        labels=train_labels,
+        class_names=train.class_names,
+        device=device,
+    )
+    heldout_store = Store(
+        heldout.pixels,
+        heldout_rows,
+        name=heldout_name,
+        # Seen now and then, and then mostly through `read`: not worth room on the device.
+        storage=_heldout_storage(storage, heldout),
+        labels=heldout_labels,
+        class_names=train.class_names if heldout_labels is not None else None,
+        device=device,
+    )
+    classes = f", {num_classes} classes" if num_classes else ""
+    where = {
+        "device": f"on {device}",
+        "memory": "in memory",
+        "disk": "on disk",
+        "stream": "decoded as they are seen",
+    }
+    return Dataset(
+        train=train_store,
+        heldout=heldout_store,
+        channels=channels,
+        resolution=config.resolution,
+        class_names=train.class_names,
+        num_classes=num_classes,
+        description=(
+            f"{train_source.description}: {len(train_rows):,} training and {len(heldout_rows):,} held-out "
+            f"images of {height}×{width}×{channels}{classes}, kept {where[storage]}"
+        ),
+    )
+
+
+def heldout_share(count: int, fraction: float, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
+    """Which of `count` images to set apart: sorted int64, at least one, round(fraction × count) of them.
+
+    It depends on (seed, count), and on the labels where there are any: each class then gives its share, to
+    within one image (systematic sampling of the shuffled images in the order of their classes).
+    """
+    chosen = max(1, round(fraction * count))
+    digest = hashlib.sha256(f"gantk held-out {seed} {count}".encode()).digest()
+    order = np.random.default_rng(int.from_bytes(digest[:8], "little")).permutation(count)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    places = ((np.arange(chosen) + 0.5) * count / chosen).astype(np.int64)
+    return np.sort(order[places])
+
+
+def _open(source: Source, transform: Transform, storage: str, progress: bool) -> _Opened:
+    if storage != "stream":
+        try:
+            decoded = open_decoded(source, transform, progress=progress)
+        except NoRoomError as error:
+            if storage != "auto":
+                raise
+            logger.warning("%s; decoding images as they are seen instead, which is slower", str(error).split(";")[0])
+        else:
+            return _Opened(CachedPixels(decoded), len(decoded.images), decoded.labels, decoded.class_names)
+    fixed = replace(transform, channels=transform.channels or decide_channels(source, transform))
+    return _Opened(StreamedPixels(source, fixed), len(source), source.labels, source.class_names)
+
+
+def _same_classes(train: _Opened, heldout: _Opened, source: Source) -> np.ndarray | None:
+    """The held-out labels in the training classes' numbers, also where the held-out images lack a class."""
+    if train.labels is None or heldout.labels is None:
+        return None
+    if train.class_names is not None and heldout.class_names is not None:
+        unknown = sorted(set(heldout.class_names) - set(train.class_names))
+        if unknown:
+            raise DataError(
+                f"{source.description} has classes that the training images lack "
+                f"({', '.join(unknown[:5])}); give both the same classes, or set data.use_labels=false"
+            )
+        return np.array([train.class_names.index(name) for name in heldout.class_names], dtype=np.int64)[heldout.labels]
+    most = _count_classes(train) or 0
+    if heldout.labels.max() >= most:
+        raise DataError(
+            f"{source.description} has class {heldout.labels.max()}, and the training images have classes 0 "
+            f"to {most - 1}; give both the same classes, or set data.use_labels=false"
+        )
+    return heldout.labels
+
+
+def _count_classes(opened: _Opened) -> int | None:
+    if opened.labels is None:
+        return None
+    return len(opened.class_names) if opened.class_names is not None else int(opened.labels.max()) + 1
+
+
+def _choose(wanted: str, opened: _Opened, count: int, device: torch.device) -> Storage:
+    if isinstance(opened.pixels, StreamedPixels):
+        return "stream"
+    size = count * int(np.prod(opened.pixels.shape))
+    if wanted == "auto":
+        if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return "device"
+        return "memory" if _fits_memory(size) else "disk"
+    if wanted == "device":
+        return "device" if device.type != "cpu" else "memory"
+    return "memory" if wanted == "memory" else "disk"
+
+
+def _heldout_storage(train: Storage, heldout: _Opened) -> Storage:
+    if isinstance(heldout.pixels, StreamedPixels):
+        return "stream"
+    size = heldout.count * int(np.prod(heldout.pixels.shape))
+    return "memory" if train in ("device", "memory") and _fits_memory(size) else "disk"
+
+
+def _fits_memory(size: int) -> bool:
+    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return size * processes < MEMORY_SHARE * psutil.virtual_memory().available

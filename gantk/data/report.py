@@ -1,0 +1,144 @@
+"""What a data set holds, for `gantk doctor`: classes, sizes, modes, and what is damaged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from gantk_eval.errors import DataError
+from gantk_eval.images import read_header
+from tqdm import tqdm
+
+from gantk.config.schema import DataConfig
+from gantk.data.cache import BATCH, processors
+from gantk.data.sources import Item, Source, open_sources
+from gantk.data.transform import Transform
+
+NAMED = 20  # damaged pictures that are named; the rest are counted
+SHOWN = 10  # sizes, modes and classes in the table; the rest are counted
+
+
+@dataclass
+class SplitReport:
+    """What one split holds."""
+
+    description: str
+    count: int = 0
+    skipped: int = 0
+    """Files that are not images."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """Images of each class, by its name (its number, where it has none). Empty where there are no labels."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Images of each size, as `width×height`, the most frequent first."""
+    modes: dict[str, int] = field(default_factory=dict)
+    """Images of each Pillow mode (L: grey, RGB, RGBA, P: palette ...), the most frequent first."""
+    enlarged: int = 0
+    """Images whose shorter side is below the resolution, so that they gain no detail."""
+    corrupt: list[str] = field(default_factory=list)
+    """What is wrong with the first damaged pictures, each named."""
+    corrupt_count: int = 0
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield self.description
+        yield f"  images    {self.count:,}" + (f" ({self.skipped:,} other files left out)" if self.skipped else "")
+        yield f"  classes   {_table(self.labels)}" if self.labels else "  classes   none"
+        yield f"  sizes     {_table(self.sizes)}"
+        yield f"  modes     {_table(self.modes)}"
+        if self.enlarged:
+            yield f"  enlarged  {self.enlarged:,} are smaller than data.resolution"
+        yield f"  damaged   {self.corrupt_count:,}"
+        for sentence in self.corrupt:
+            yield f"    {sentence}"
+        if self.corrupt_count > len(self.corrupt):
+            yield f"    ... and {self.corrupt_count - len(self.corrupt):,} more"
+
+
+@dataclass
+class DataReport:
+    """What a config's data holds: the images to train on, and a held-out split where the data has its own."""
+
+    train: SplitReport
+    heldout: SplitReport | None
+
+    @property
+    def corrupt_count(self) -> int:
+        """Damaged pictures in both splits: training refuses to start while there are any."""
+        return self.train.corrupt_count + (self.heldout.corrupt_count if self.heldout else 0)
+
+    def table(self) -> str:
+        """For people."""
+        lines = list(self.train.lines())
+        if self.heldout is None:
+            lines.append("held-out: a share of these images, by data.heldout_fraction")
+        else:
+            lines += ["held-out:", *self.heldout.lines()]
+        return "\n".join(lines)
+
+
+def inspect(config: DataConfig, *, progress: bool = False) -> DataReport:
+    """Reads and decodes every image of a config's data and reports on them, damaged ones included.
+
+    Raises DataError only where there is no data to look at: a missing path, no images, a missing column.
+    """
+    train, heldout = open_sources(config, progress=progress)
+    return DataReport(
+        _inspect(train, config, progress),
+        None if heldout is None else _inspect(heldout, config, progress),
+    )
+
+
+def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
+    transform = Transform(config.resolution, config.channels)
+    report = SplitReport(source.description, len(source), source.skipped)
+    if source.labels is not None:
+        counts = np.bincount(source.labels, minlength=len(source.class_names or ()))
+        names = source.class_names or [str(label) for label in range(len(counts))]
+        report.labels = {name: int(count) for name, count in zip(names, counts, strict=True)}
+    sizes: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+
+    def look(numbered: tuple[int, Item]) -> tuple[int, int, str] | DataError:
+        index, item = numbered
+        name = source.locate(index)
+        try:
+            if isinstance(item, np.ndarray):
+                found = (item.shape[0], item.shape[1], "L" if item.shape[2] == 1 else "RGB")
+            else:
+                found = read_header(item, name=name)
+            transform(item, name=name)
+        except DataError as error:
+            return error
+        return found
+
+    numbered = enumerate(source.items())
+    with (
+        ThreadPoolExecutor(processors()) as pool,
+        tqdm(total=len(source), desc="looking at images", unit="img", unit_scale=True, disable=not progress) as bar,
+    ):
+        while batch := list(islice(numbered, BATCH * processors())):
+            for found in pool.map(look, batch):
+                bar.update()
+                if isinstance(found, DataError):
+                    report.corrupt_count += 1
+                    if len(report.corrupt) < NAMED:
+                        report.corrupt.append(str(found))
+                    continue
+                height, width, mode = found
+                sizes[f"{width}×{height}"] += 1
+                modes[mode] += 1
+                report.enlarged += min(height, width) < config.resolution
+    report.sizes, report.modes = dict(sizes.most_common()), dict(modes.most_common())
+    return report
+
+
+def _table(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{name}: {count:,}" for name, count in islice(counts.items(), SHOWN))
+    more = len(counts) - SHOWN
+    if more <= 0:
+        return shown or "none"
+    return f"{shown} and {more:,} more (from {min(counts.values()):,} to {max(counts.values()):,} images each)"

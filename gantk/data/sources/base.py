@@ -1,0 +1,95 @@
+"""What every source of images offers, whatever it reads from."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from gantk_eval.errors import DataError
+
+Item = bytes | Path | np.ndarray
+"""A picture: its encoded bytes, the file it is in, or uint8 pixels [H, W, C]."""
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+}
+SPLIT_NAMES["validation"] = "validation"
+
+
+class Source(ABC):
+    """N pictures of any sizes and modes in a fixed order, with class labels or without.
+
+    Making one is cheap. `fingerprint` reads no more than it must to know the content; length, labels and
+    items may load.
+    """
+
+    description: str
+    """What people call it: the kind and the place."""
+    progress: bool = False
+    """Whether to show on stderr how far a long read is."""
+    skipped: int = 0
+    """Files that were found and left out, because they are not images."""
+    labels: np.ndarray | None
+    """int64 [N], classes counted from 0; None where there are none, or none are wanted."""
+    class_names: tuple[str, ...] | None
+    """The name of class 0, 1, ..., where classes have names."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256, in hex, that changes whenever the pictures, their order or their labels do."""
+
+    @abstractmethod
+    def item(self, index: int) -> Item:
+        """Picture `index`, not decoded. May be called from several threads at once."""
+
+    @abstractmethod
+    def locate(self, index: int) -> str:
+        """Where picture `index` stands, for a message: a file, or a row in one."""
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The pictures from `start` on, in order: the fastest way to read all of them."""
+        for index in range(start, len(self)):
+            yield self.item(index)
+
+
+def local_path(text: str) -> Path:
+    """A path with `~` and `$VARIABLES` expanded. Raises DataError where a variable is not set."""
+    path = os.path.expandvars(text)
+    unset = re.search(r"\$(\w+|\{[^}]*\})", path)
+    if unset:
+        raise DataError(f"the path {text} uses {unset[0]}, which is not set; set the variable or write the path out")
+    return Path(path).expanduser()
+
+
+def missing(path: Path, text: str, what: str) -> DataError:
+    """The error for a path that is not there."""
+    hint = ""
+    if HUB_ID.fullmatch(text) and text.count("/") == 1:
+        hint = "; if it is a dataset's id on the Hugging Face hub, set data.source=hub"
+    return DataError(f"{path} does not exist; set data.path to {what}{hint}")
+
+
+def split_of(name: str) -> str | None:
+    """Which split a file or folder name speaks of (`train-00000-of-00002.parquet`: train), if any."""
+    for word in re.split(r"[^a-z]+", name.lower()):
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
+    return None
+
+
+def several_splits(names: Iterable[str]) -> bool:
+    """Whether some names are the training data's and others a test or validation split's."""
+    found = {split_of(name) for name in names}
+    return "train" in found and len(found - {None}) > 1

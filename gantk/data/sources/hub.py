@@ -1,0 +1,223 @@
+"""Datasets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from gantk_eval import cache_folder
+from gantk_eval.errors import DataError
+from gantk_eval.paths import offline
+
+from gantk.config.schema import DataConfig
+from gantk.data.hashing import digest_of, read_json, write_json
+from gantk.data.sources.base import HUB_ID, Item
+from gantk.data.sources.tables import TableSource, picture_of
+
+PROBE_SECONDS = 5.0
+COMMIT = re.compile(r"[0-9a-f]{40}")
+logger = logging.getLogger(__name__)
+
+
+class Hub:
+    """A dataset on the hub, all its splits. Nothing is touched before it is needed.
+
+    What a pinned commit's splits are is remembered in the cache folder, so that a cluster node without a
+    network, and without the hub's own files, can use what `gantk prepare` decoded elsewhere.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.id = config.path or ""
+        self.revision = config.revision
+        self.name = config.name
+        if Path(self.id).expanduser().exists():
+            raise DataError(
+                f"data.path={self.id} is on this disk, and data.source=hub means a dataset's id; set "
+                "data.source=folder (or parquet, npz)"
+            )
+        if not HUB_ID.fullmatch(self.id):
+            raise DataError(
+                f"data.path={self.id} is not a dataset's id on the hub (owner/name), and there is no such "
+                "file or folder; for local images correct the path and set data.source=folder (or parquet, "
+                "npz)"
+            )
+        self._memo_path = cache_folder() / "data" / "hub" / f"{digest_of(self.id, self.name, self.revision)[:32]}.json"
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """The name of each split, with a fingerprint of what it holds."""
+        memo = read_json(self._memo_path).get("splits")
+        if memo and COMMIT.fullmatch(self.revision or ""):
+            return dict(memo)
+        splits = {name: str(split._fingerprint) for name, split in self.datasets.items()}
+        write_json(self._memo_path, {"id": self.id, "revision": self.revision, "splits": splits})
+        return splits
+
+    @cached_property
+    def datasets(self) -> dict[str, Any]:
+        """Every split as a memory-mapped `datasets.Dataset`, downloaded where that has not been done.
+
+        Raises DataError where that cannot be: without a network, within seconds.
+        """
+        import datasets
+
+        commit = None if offline() else self._commit()
+        options: dict[str, Any] = {"name": self.name, "revision": commit or self.revision}
+        if commit:
+            options["download_config"] = datasets.DownloadConfig(max_retries=5)
+            return dict(self._loaded(lambda: datasets.load_dataset(self.id, **options)))
+        with _hub_offline():
+            found = dict(self._loaded(lambda: datasets.load_dataset(self.id, **options)))
+        if COMMIT.fullmatch(self.revision or ""):
+            files = [Path(file["filename"]) for split in found.values() for file in split.cache_files]
+            # Without a network, `datasets` takes whichever commit was loaded last.
+            if not all(self.revision in file.parts for file in files):
+                raise self._unreachable()
+        return found
+
+    def _loaded(self, load: Callable[[], Any]) -> Any:
+        from datasets.exceptions import DatasetNotFoundError
+
+        try:
+            return load()
+        except DatasetNotFoundError as error:
+            raise self._not_found() from error
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise DataError(
+                    f"cannot load {self.id} from the hub: {_first_line(error)}; try another copy of it"
+                ) from error
+            raise DataError(
+                f"{self.id} is a loading script, which the datasets library no longer runs; search the hub "
+                "for a copy of it in parquet, and set data.path and data.revision to that"
+            ) from error
+        except (ConnectionError, TimeoutError, FileNotFoundError) as error:
+            raise self._unreachable() from error
+        except ValueError as error:
+            if "Couldn't find cache" in str(error):
+                raise self._unreachable() from error
+            raise DataError(
+                f"cannot load {self.id}{f' ({self.name})' if self.name else ''} from the hub: "
+                f"{_first_line(error)}; set data.name to one of the dataset's configurations"
+            ) from error
+        except Exception as error:
+            raise DataError(
+                f"cannot load {self.id} from the hub: {_first_line(error)}; run the command again (what was "
+                "downloaded is kept), or use a local copy with data.source=folder or data.source=parquet"
+            ) from error
+
+    def _commit(self) -> str | None:
+        """The commit that the revision is now, or None where the hub does not answer within seconds."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        answer: list[str | Exception | None] = []
+
+        def ask() -> None:
+            try:
+                answer.append(HfApi().dataset_info(self.id, revision=self.revision, timeout=PROBE_SECONDS).sha)
+            except Exception as error:
+                answer.append(error)
+
+        # In a thread of its own, for looking a name up knows no time limit.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(PROBE_SECONDS + 1)
+        found = answer[0] if answer else None
+        if isinstance(found, RevisionNotFoundError):
+            raise DataError(
+                f"the dataset {self.id} has no revision {self.revision}; set data.revision to a commit, tag "
+                "or branch it has"
+            ) from found
+        if isinstance(found, RepositoryNotFoundError):
+            raise self._not_found() from found
+        if isinstance(found, Exception):
+            logger.warning("the hub does not answer (%s); looking for a copy on this disk", _first_line(found))
+            return None
+        return found
+
+    def _not_found(self) -> DataError:
+        return DataError(
+            f"there is no dataset {self.id} on the hub, or it is private or gated; correct data.path, or "
+            "log in with `hf auth login`"
+        )
+
+    def _unreachable(self) -> DataError:
+        revision = f" at revision {self.revision}" if self.revision else ""
+        return DataError(
+            f"the dataset {self.id}{revision} is not on this disk and the hub cannot be reached; run `gantk "
+            "prepare` with this config where there is a network and bring $GANTK_CACHE here, or train on "
+            "your own images with data.source=folder data.path=FOLDER"
+        )
+
+
+class HubSource(TableSource):
+    """One split of a dataset on the hub. Raises DataError, listing the splits, where it is not there."""
+
+    def __init__(self, hub: Hub, split: str, config: DataConfig) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._split = split
+        self.description = f"hub {hub.id} ({split})"
+        if split not in hub.splits:
+            raise DataError(
+                f"the dataset {hub.id} has no split `{split}` (it has {', '.join(hub.splits)}); set data.split"
+            )
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        dataset = self._hub.datasets[self._split]
+        if dataset._indices is not None:  # rows that were chosen or shuffled: only a freshly loaded table is in order
+            dataset = dataset.flatten_indices()
+        return dataset.data.table
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return self._hub.datasets[self._split].features.arrow_schema
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self._table.column(name)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def fingerprint(self) -> str:
+        hub = self._hub
+        return digest_of("hub", hub.id, hub.name, self._split, hub.splits[self._split], self._columns_wanted())
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        for chunk in self._pictures.slice(start).chunks:
+            for cell in chunk:
+                yield picture_of(cell.as_py())
+
+    def locate(self, index: int) -> str:
+        return f"row {index} of split {self._split} of {self._hub.id}"
+
+
+@contextmanager
+def _hub_offline() -> Iterator[None]:
+    """Keeps `datasets` and `huggingface_hub` off the network: they would retry for half a minute."""
+    import datasets
+    import huggingface_hub
+
+    places = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
+    before = [getattr(module, name) for module, name in places]
+    try:
+        for module, name in places:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(places, before, strict=True):
+            setattr(module, name, value)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,90 @@
+"""Random numbers by address: row i of a draw depends on its key and on i alone.
+
+A generator with a state gives other numbers when a batch is cut differently over processes, or when a run goes on after
+a restart. Here a number is a hash of (key, row index, column), with splitmix64 (Steele, Lea and Flood 2014) as the hash:
+sample i is the same whatever the batch size, the number of processes or the moment it is drawn. The integers are equal
+bit for bit on every device; `normal` goes through log and cos, whose last bit can differ between devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_WORD = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """A 64-bit word as torch holds it: int64, two's complement."""
+    value &= _WORD
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(x: Tensor, by: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def key_of(*parts: int | str) -> int:
+    """A 63-bit key from any parts, for example `key_of(seed, "z", step, "g")`."""
+    digest = hashlib.sha256("\x1f".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Draws:
+    """The random numbers of the rows `index` under one key.
+
+    Args:
+        key: from `key_of`.
+        index: int64 [N], the global index of each row, on the device where the numbers are wanted.
+        dtype: of the floating-point draws.
+    """
+
+    def __init__(self, key: int, index: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        self.key, self.index, self.dtype = key, index, dtype
+
+    def _bits(self, columns: int) -> Tensor:
+        """int64 [N, columns] of uniform bits."""
+        rows = _mix((self.index + 1) * _GAMMA + _signed(self.key * 2 + 1))
+        steps = torch.arange(1, columns + 1, device=self.index.device) * _GAMMA
+        return _mix(rows[:, None] + steps)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """[N, *shape], uniform on [low, high)."""
+        # 24 bits are what float32 holds exactly; more would round up to `high` itself.
+        unit = _shift_right(self._bits(math.prod(shape)), 40).to(self.dtype) * 2.0**-24
+        return (unit * (high - low) + low).reshape(-1, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """[N, *shape], standard normal, by the Box–Muller transform."""
+        count = math.prod(shape)
+        bits = self._bits(2 * count)
+        # In (0, 1], so that the logarithm is finite.
+        first = (_shift_right(bits[:, :count], 11) + 1).double() * 2.0**-53
+        second = _shift_right(bits[:, count:], 11).double() * 2.0**-53
+        values = torch.sqrt(-2.0 * torch.log(first)) * torch.cos((2 * math.pi) * second)
+        return values.to(self.dtype).reshape(-1, *shape)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """int64 [N, *shape], uniform on 0 … high−1 (biased by less than high/2^63)."""
+        return (_shift_right(self._bits(math.prod(shape)), 1) % high).reshape(-1, *shape)
+
+    def categorical(self, probabilities: Tensor) -> Tensor:
+        """int64 [N], classes drawn with `probabilities` [K]."""
+        edges = probabilities.to(device=self.index.device, dtype=torch.float64).cumsum(0)
+        unit = _shift_right(self._bits(1)[:, 0], 11).double() * 2.0**-53
+        return torch.searchsorted(edges / edges[-1], unit, right=True).clamp_max(len(probabilities) - 1)

@@ -1,0 +1,53 @@
+"""Every way in which a command can end other than well, with the exit code it is documented to have."""
+
+from __future__ import annotations
+
+from gantk_eval.errors import DataError, UserError, WeightsError
+
+__all__ = [
+    "CheckpointError",
+    "CollapseError",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "InterruptedRunError",
+    "PreemptedError",
+    "UserError",
+    "WeightsError",
+]
+
+
+class ConfigError(UserError):
+    """The config, or the command line, asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or does not fit the config."""
+
+    exit_code = 4
+
+
+class DivergedError(UserError):
+    """A loss or a gradient is no longer a finite number."""
+
+    exit_code = 5
+
+
+class CollapseError(UserError):
+    """The verdict is `collapsed`, and the caller asked to fail on it."""
+
+    exit_code = 6
+
+
+class PreemptedError(UserError):
+    """The run was asked to stop by its scheduler; its checkpoint is written."""
+
+    exit_code = 75
+
+
+class InterruptedRunError(UserError):
+    """The run was interrupted by its user; its checkpoint is written."""
+
+    exit_code = 130

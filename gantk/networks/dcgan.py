@@ -1,0 +1,203 @@
+"""DCGAN (Radford, Metz and Chintala 2016) and its class-conditional form, at any size of 4 … 7 times a power of two.
+
+The paper's rules: strided convolutions for pooling, batch normalisation everywhere but at the generator's output and the
+discriminator's input, ReLU and tanh in the generator, LeakyReLU 0.2 in the discriminator, weights from N(0, 0.02) and
+batch-norm gains from N(1, 0.02). The conditional networks have a label, one-hot, concatenated to the input of every layer
+(as the authors' MNIST code does), and a fully connected hidden layer of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gantk.errors import ConfigError
+from gantk.networks.family import NETWORKS, Family, LatentConfig, one_hot
+
+
+class DCGANConfig(LatentConfig):
+    type: Literal["dcgan"] = "dcgan"
+    width: int = Field(64, ge=1)
+    """Feature maps next to the image in both networks; they double with each halving of the size (paper's code: 128)."""
+    discriminator_width: int | None = Field(None, ge=1)
+    """Where the discriminator's is another."""
+    max_channels: int = Field(1024, ge=1)
+    """Feature maps double up to this many."""
+    kernel_size: Literal[4, 5] = 4
+    """Of the strided convolutions; the base layers span the whole base."""
+    batch_norm: bool = True
+    hidden_dim: int = Field(0, ge=0)
+    """Units of a fully connected layer between latent and feature maps, and feature maps and logit. 0: none."""
+
+
+class ConditionalDCGANConfig(DCGANConfig):
+    type: Literal["conditional_dcgan"] = "conditional_dcgan"  # type: ignore[assignment]
+    kernel_size: Literal[4, 5] = 5
+    hidden_dim: int = Field(1024, ge=0)
+
+
+def base_and_levels(resolution: int) -> tuple[int, int]:
+    """`resolution` = base · 2^levels with a base of 4 … 7.
+
+    Raises:
+        ConfigError: where there is no such pair; the two nearest sizes that have one are named.
+    """
+
+    def split(size: int) -> tuple[int, int] | None:
+        base, levels = size, 0
+        while base > 7 and base % 2 == 0:
+            base, levels = base // 2, levels + 1
+        return (base, levels) if 4 <= base <= 7 and levels >= 1 else None
+
+    found = split(resolution)
+    if found is None:
+        below = next((size for size in range(resolution, 7, -1) if split(size)), None)
+        above = next(size for size in range(max(resolution, 8), 4096) if split(size))
+        near = f"{below} or {above}" if below else str(above)
+        raise ConfigError(
+            f"`data.resolution: {resolution}` is not 4 … 7 times a power of two, which is what DCGAN can make: use {near}"
+        )
+    return found
+
+
+def _initialise(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
+
+
+def _widths(width: int, levels: int, most: int) -> list[int]:
+    """Feature maps from the image inwards, one for each halving."""
+    return [min(width * 2**level, most) for level in range(levels)]
+
+
+def _with_labels(x: Tensor, labels: Tensor | None) -> Tensor:
+    """One-hot labels [N, K] as K more columns or constant feature maps."""
+    if labels is None:
+        return x
+    if x.dim() == 4:
+        labels = labels[:, :, None, None].expand(-1, -1, x.shape[2], x.shape[3])
+    return torch.cat([x, labels.to(x.dtype)], dim=1)
+
+
+class _Layer(nn.Module):
+    """A linear map, its normalisation and its activation. The labels join the input, where there are any."""
+
+    def __init__(self, linear: nn.Module, norm: nn.Module | None, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.linear, self.norm, self.activation = linear, norm, activation
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        x = self.linear(_with_labels(x, labels))
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+class DCGANGenerator(nn.Module):
+    def __init__(self, config: DCGANConfig, channels: int, resolution: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        base, levels = base_and_levels(resolution)
+        outwards = _widths(config.width, levels, config.max_channels)[::-1]
+        normed, kernel = config.batch_norm, config.kernel_size
+        self.hidden: _Layer | None = None
+        inputs = config.latent_dim
+        if config.hidden_dim:
+            linear = nn.Linear(inputs + classes, config.hidden_dim, bias=not normed)
+            self.hidden = _Layer(linear, nn.BatchNorm1d(config.hidden_dim) if normed else None, nn.ReLU())
+            inputs = config.hidden_dim
+        # On a 1×1 input a transposed convolution of the base's size is the paper's "project and reshape".
+        project = nn.ConvTranspose2d(inputs + classes, outwards[0], base, bias=not normed)
+        self.project = _Layer(project, nn.BatchNorm2d(outwards[0]) if normed else None, nn.ReLU())
+        self.layers = nn.ModuleList()
+        for before, after in zip(outwards, [*outwards[1:], channels], strict=True):
+            last = len(self.layers) == levels - 1
+            up = nn.ConvTranspose2d(
+                before + classes,
+                after,
+                kernel,
+                2,
+                kernel // 2 - 1 + kernel % 2,
+                kernel % 2,
+                bias=last or not normed,
+            )
+            norm = nn.BatchNorm2d(after) if normed and not last else None
+            self.layers.append(_Layer(up, norm, nn.Tanh() if last else nn.ReLU()))
+        _initialise(self)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z [N, latent_dim], labels int64 [N] → images [N, C, H, W] in [−1, 1]."""
+        hot = one_hot(labels, self.classes, z) if self.classes and labels is not None else None
+        x = z if self.hidden is None else self.hidden(z, hot)
+        x = self.project(x[:, :, None, None], hot)
+        for layer in self.layers:
+            x = layer(x, hot)
+        return x
+
+
+class DCGANDiscriminator(nn.Module):
+    def __init__(self, config: DCGANConfig, channels: int, resolution: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        base, levels = base_and_levels(resolution)
+        inwards = _widths(config.discriminator_width or config.width, levels, config.max_channels)
+        normed, kernel = config.batch_norm, config.kernel_size
+        self.layers = nn.ModuleList()
+        for before, after in zip([channels, *inwards[:-1]], inwards, strict=True):
+            first = not self.layers
+            down = nn.Conv2d(before + classes, after, kernel, 2, (kernel - 1) // 2, bias=first or not normed)
+            norm = nn.BatchNorm2d(after) if normed and not first else None
+            self.layers.append(_Layer(down, norm, nn.LeakyReLU(0.2)))
+        self.hidden: _Layer | None = None
+        if config.hidden_dim:
+            linear = nn.Conv2d(inwards[-1] + classes, config.hidden_dim, base, bias=not normed)
+            norm = nn.BatchNorm2d(config.hidden_dim) if normed else None
+            self.hidden = _Layer(linear, norm, nn.LeakyReLU(0.2))
+            self.logit = _Layer(nn.Conv2d(config.hidden_dim + classes, 1, 1), None, None)
+        else:
+            self.logit = _Layer(nn.Conv2d(inwards[-1] + classes, 1, base), None, None)
+        _initialise(self)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images [N, C, H, W] in [−1, 1], labels int64 [N] → logits [N]."""
+        return self.logit(self.features(x, labels), self._hot(labels, x)).flatten()
+
+    def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The last feature maps before the logit, [N, F, h, w]."""
+        hot = self._hot(labels, x)
+        for layer in self.layers:
+            x = layer(x, hot)
+        return x if self.hidden is None else self.hidden(x, hot)
+
+    def _hot(self, labels: Tensor | None, like: Tensor) -> Tensor | None:
+        return one_hot(labels, self.classes, like) if self.classes and labels is not None else None
+
+
+@NETWORKS.register("dcgan")
+class DCGAN(Family):
+    Config = DCGANConfig
+
+    @classmethod
+    def check_shape(cls, config: Any, resolution: int) -> None:
+        base_and_levels(resolution)
+
+    def generator(self) -> nn.Module:
+        return DCGANGenerator(self.config, self.channels, self.resolution, self.num_classes or 0)
+
+    def discriminator(self) -> nn.Module:
+        return DCGANDiscriminator(self.config, self.channels, self.resolution, self.num_classes or 0)
+
+
+@NETWORKS.register("conditional_dcgan")
+class ConditionalDCGAN(DCGAN):
+    Config = ConditionalDCGANConfig
+    conditional = True

@@ -1,0 +1,77 @@
+"""What every network family has: a config, an image shape, a latent distribution, and a method for each network."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gantk.config.schema import Section
+from gantk.draws import Draws
+from gantk.errors import ConfigError
+from gantk.registry import Registry
+
+
+class LatentConfig(Section):
+    """The latent z of a generator; a family's config extends it."""
+
+    latent_dim: int = Field(100, ge=1)
+    latent: Literal["uniform", "normal"] = "uniform"
+    """`uniform`: on [−1, 1), as in DCGAN. `normal`: N(0, I)."""
+
+
+class Family:
+    """The networks of one kind for one image shape.
+
+    A game asks for networks by their role: `family.make("generator")` calls the method `generator()`. Generators take
+    `(z [N, latent_dim], labels int64 [N] or None)` and give images [N, C, H, W] in [−1, 1]; discriminators take
+    `(images, labels)` and give logits [N].
+    """
+
+    Config: ClassVar[type[Section]]
+    conditional: ClassVar[bool] = False
+    """Whether its networks use labels."""
+
+    def __init__(self, config: Any, *, channels: int, resolution: int, num_classes: int | None) -> None:
+        if self.conditional and not num_classes:
+            raise ConfigError(
+                f"`network.type: {config.type}` is conditional, but the data has no labels: sort the images into class "
+                "sub-folders, name `data.label_column`, or choose `network.type: dcgan`"
+            )
+        self.config, self.channels, self.resolution = config, channels, resolution
+        self.num_classes = num_classes if self.conditional else None
+
+    @classmethod
+    def check_shape(cls, config: Any, resolution: int) -> None:
+        """Raises `ConfigError` for a size that these networks cannot make."""
+
+    @property
+    def latent_dim(self) -> int:
+        return int(self.config.latent_dim)
+
+    def make(self, role: str) -> nn.Module:
+        build = getattr(self, role, None)
+        if build is None:
+            raise ConfigError(
+                f"`network.type: {self.config.type}` has no {role}, which the objective needs: choose another network"
+            )
+        network: nn.Module = build()
+        return network
+
+    def draw_latent(self, draws: Draws, truncation: float = 1.0) -> Tensor:
+        """z [N, latent_dim], its spread scaled by `truncation` (1: as trained; 0: the centre alone)."""
+        if self.config.latent == "uniform":
+            z = draws.uniform(self.latent_dim, low=-1.0, high=1.0)
+        else:
+            z = draws.normal(self.latent_dim)
+        return z * truncation if truncation != 1.0 else z
+
+
+def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
+    """[N, classes] in the dtype of `like`."""
+    return torch.nn.functional.one_hot(labels, classes).to(like.dtype)
+
+
+NETWORKS: Registry[type[Family]] = Registry("network", "gantk.networks")

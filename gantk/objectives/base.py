@@ -1,0 +1,128 @@
+"""The terms in which a game is told to the trainer: networks, phases, and a loss for each phase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from gantk.config.schema import Section
+from gantk.draws import Draws
+from gantk.networks import Family
+from gantk.registry import Registry
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a phase's loss function gives back."""
+
+    loss: Tensor
+    """A scalar: the mean over the micro-batch."""
+    log: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars to report, on the device and detached: reading one on the host would stall a GPU in every step."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Real images of one source."""
+
+    images: Tensor
+    """[N, C, H, W] in [−1, 1]."""
+    labels: Tensor | None
+    """int64 [N], where the source has labels."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on one process: real images, and random numbers that belong to its rows."""
+
+    images: Tensor
+    """[N, C, H, W] in [−1, 1]."""
+    labels: Tensor | None
+    """int64 [N], where the data has labels."""
+    index: Tensor
+    """int64 [N]: the rows' places in the step's global batch, the same for any number of processes."""
+    sources: Mapping[str, Images]
+    """The same rows of the config's `extra_data`."""
+    draw: Callable[[str], Draws]
+    """`draw("z").normal(100)`: random numbers for a purpose, keyed by (seed, step, phase, repeat, purpose, row)."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+Networks = Mapping[str, nn.Module]
+"""The networks as a phase may call them: those that it trains, wrapped for distribution; the others frozen."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One player's move: which networks it trains, on which loss, how often, with which optimiser."""
+
+    name: str
+    trains: tuple[str, ...]
+    loss: Callable[[Networks, Batch], Terms]
+    repeats: int = 1
+    """Updates in one step (critic steps)."""
+    every: int = 1
+    """Every so many steps, with the loss times as much (lazy regularisation, Karras et al. 2020)."""
+    optimizer: str | None = None
+    """Default: the phase's own name. Phases of one optimiser must train the same networks."""
+    from_kimg: float = 0.0
+    to_kimg: float = math.inf
+    batch: Literal["new", "same"] = "new"
+    """Whether each repeat draws new real images, or plays on those that the phase before it drew."""
+    inference: tuple[str, ...] = ()
+    """Networks that are called in evaluation mode."""
+    whole_batch: bool = False
+    """The loss is of batch statistics, and is not a mean over micro-batches: accumulation is refused."""
+
+    @property
+    def plays_with(self) -> str:
+        return self.optimizer or self.name
+
+    def due(self, step: int, images: int) -> bool:
+        return step % self.every == 0 and self.from_kimg * 1000 <= images < self.to_kimg * 1000
+
+
+class Objective(nn.Module):
+    """A game. Its own buffers are its state, and part of the checkpoint; its networks are not its submodules.
+
+    Args:
+        config: its section of the config.
+        family: makes the networks.
+    """
+
+    Config: ClassVar[type[Section]]
+    sources: ClassVar[tuple[str, ...]] = ()
+    """The `extra_data` that it plays on."""
+
+    networks: dict[str, nn.Module]
+    phases: tuple[Phase, ...]
+    averaged: tuple[str, ...] = ("generator",)
+    """The networks of which a moving average is kept."""
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__()
+        self.config, self.family = config, family
+
+    def setup(self, batch: Batch) -> None:
+        """Called once at the start of a new run, with its first batch."""
+
+    def after_step(self, images: int, reduced: Mapping[str, float]) -> None:
+        """Called at each logging interval with the values of that interval, averaged over all processes."""
+
+    def latent(self, draws: Draws, truncation: float = 1.0) -> Tensor:
+        """z for samples: [N, latent_dim]."""
+        return self.family.draw_latent(draws, truncation)
+
+    def generate(self, networks: Networks, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images [N, C, H, W] in [−1, 1] from z: what a sample of this game is."""
+        images: Tensor = networks["generator"](z, labels)
+        return images
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective", "gantk.objectives")

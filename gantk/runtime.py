@@ -1,0 +1,303 @@
+"""The one place that builds the Accelerator and knows of devices, precision, ranks and threads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from gantk.config.schema import TrainConfig
+from gantk.errors import ConfigError
+from gantk.records import processor_name
+
+log = logging.getLogger("gantk")
+
+# What other launchers may ask of Accelerate, and this trainer does itself or not at all.
+_UNSUPPORTED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What the run really runs with; printed, and recorded in `environment.json` and every checkpoint."""
+
+    device: str
+    device_name: str
+    precision: str
+    world_size: int
+    threads: int
+    channels_last: bool
+    compile: bool
+    sync_batchnorm: bool
+    torch: str
+
+    def sentence(self) -> str:
+        processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        return (
+            f"{processes} on {self.device} ({self.device_name}), precision {self.precision}, "
+            f"{self.threads} threads each, torch {self.torch}"
+        )
+
+
+def has_bf16(device_type: str) -> bool:
+    """Whether the hardware multiplies in bfloat16; where it only emulates that, it is slower than float32."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device_type == "cpu":
+        try:
+            flags = Path("/proc/cpuinfo").read_text()
+        except OSError:
+            return False
+        return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+    return False
+
+
+def resolve_precision(wanted: str, device_type: str) -> str:
+    """`auto` made definite.
+
+    Raises:
+        ConfigError: `fp16` without a GPU, where PyTorch would silently compute in float32.
+    """
+    if wanted == "auto":
+        return "bf16" if has_bf16(device_type) else "no"
+    if wanted == "fp16" and device_type != "cuda":
+        raise ConfigError(
+            f"`train.precision: fp16` needs a CUDA GPU, and this run is on {device_type}: use `train.precision=bf16` or `no`"
+        )
+    return wanted
+
+
+def _processes_asked_for() -> int | None:
+    """The number of processes that `accelerate launch` was told to start, read from its command line.
+
+    It starts a single one, without a word, for several processes on CPUs; nothing in the environment tells.
+    """
+    import psutil
+    import yaml
+
+    try:
+        parent = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return None
+    if not any("accelerate" in word for word in parent[:3]) or "launch" not in parent:
+        return None
+    options = dict(pairwise(parent))
+    for word in parent:
+        name, equals, value = word.partition("=")
+        if equals:
+            options[name] = value
+    count = options.get("--num_processes") or options.get("--num-processes")
+    file = options.get("--config_file") or options.get("--config-file")
+    if count is None and file:
+        try:
+            count = (yaml.safe_load(Path(file).read_text()) or {}).get("num_processes")
+        except (OSError, yaml.YAMLError, AttributeError):
+            return None
+    return int(str(count)) if str(count).isdigit() else None
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """The accelerator of this process, or the CPU.
+
+    Raises:
+        ConfigError: for a name that is neither `auto` nor `cpu`.
+    """
+    if wanted not in ("auto", "cpu"):
+        raise ConfigError(
+            f"`--device {wanted}` is not known: `auto` takes the accelerator where there is one, `cpu` never does"
+        )
+    if wanted == "auto" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if wanted == "auto" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def connect(wanted: str = "auto") -> tuple[torch.device, bool]:
+    """The device of this process and whether it is the main one; processes that were launched together are joined."""
+    device = choose_device(wanted)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        state = PartialState(cpu=device.type == "cpu")
+        return state.device, state.is_main_process
+    return device, True
+
+
+class Runtime:
+    """Devices, distribution and precision for one run.
+
+    Raises:
+        ConfigError: for a launch that asks for what the trainer does not do, or that started another number of
+            processes than it was meant to.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._refuse_unsupported()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        device_type = choose_device(config.device).type
+        cpu = device_type == "cpu"
+        precision = resolve_precision(config.precision, device_type)
+        mixed = precision if precision in ("bf16", "fp16") else "no"
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if asked not in ("no", mixed):
+            log.warning("the launcher asks for mixed precision %s; the config has %s, and wins", asked, precision)
+        # Buffers are averaged once a step by `average_buffers`: a broadcast before each forward pass would write to
+        # tensors that the backward pass of the one before still needs.
+        ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[ddp])
+        self.device: torch.device = self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.world_size: int = self.accelerator.num_processes
+        self.is_main: bool = self.accelerator.is_main_process
+        self._check_world(config)
+        self.dtype = torch.float64 if precision == "float64" else torch.float32
+        self.channels_last, self.compile, self.sync_batchnorm = (
+            config.channels_last,
+            config.compile,
+            config.sync_batchnorm,
+        )
+        if self.sync_batchnorm and self.device.type != "cuda":
+            raise ConfigError(
+                "`train.sync_batchnorm` needs GPUs, for PyTorch has no synchronised batch norm on CPUs: set it to false"
+            )
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        elif self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor_name()
+        self.in_force = InForce(
+            device=self.device.type,
+            device_name=name,
+            precision="fp32" if precision == "no" else precision,
+            world_size=self.world_size,
+            threads=torch.get_num_threads(),
+            channels_last=self.channels_last,
+            compile=self.compile,
+            sync_batchnorm=self.sync_batchnorm,
+            torch=torch.__version__,
+        )
+
+    def _refuse_unsupported(self) -> None:
+        for variable, name in _UNSUPPORTED.items():
+            if os.environ.get(variable, "").lower() in ("1", "true"):
+                raise ConfigError(
+                    f"the launcher asks for {name}, which gantk does not support: launch with plain data parallelism"
+                )
+        if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+            raise ConfigError("the launcher asks for a dynamo backend: use `train.compile=true` instead")
+        if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") not in ("", "1"):
+            raise ConfigError("the launcher asks for gradient accumulation: use `train.accumulation` instead")
+
+    def _check_world(self, config: TrainConfig) -> None:
+        asked = _processes_asked_for() if self.world_size == 1 else None
+        for wanted, who in ((config.world_size, "`train.world_size`"), (asked, "the launcher")):
+            if wanted is not None and wanted != self.world_size:
+                raise ConfigError(
+                    f"{who} asks for {wanted} processes and there are {self.world_size}: on GPUs launch with "
+                    f"`--multi_gpu --num_processes {wanted}`, on CPUs with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node {wanted}`"
+                )
+
+    # Networks and optimisers
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """To the device, dtype and memory format of the run."""
+        network = network.to(device=self.device, dtype=self.dtype)
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def distribute(self, network: nn.Module) -> nn.Module:
+        """The network as its own phase calls it: mixed precision, and gradients averaged over processes."""
+        if self.sync_batchnorm and self.world_size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if self.compile:
+            network.compile(dynamic=False)
+        wrapped: nn.Module = self.accelerator.prepare_model(network)
+        return wrapped
+
+    @contextlib.contextmanager
+    def accumulating(self, networks: list[nn.Module], last: bool) -> Iterator[None]:
+        """Gradients are reduced in the last micro-batch only."""
+        with contextlib.ExitStack() as stack:
+            if not last:
+                for network in networks:
+                    stack.enter_context(self.accelerator.no_sync(network))
+            yield
+
+    # Collectives; each is a plain function of its arguments in a single process
+
+    def average_buffers(self, networks: list[nn.Module]) -> None:
+        """Batch-norm statistics, averaged over the processes in place: each saw its own share of the batch."""
+        if self.world_size == 1 or self.sync_batchnorm:
+            return
+        buffers = [b for n in networks for b in n.buffers() if b.is_floating_point()]
+        if not buffers:
+            return
+        flat = torch.cat([b.flatten() for b in buffers])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for buffer, piece in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(piece.view_as(buffer))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def max(self, value: int) -> int:
+        """The largest of the processes' values."""
+        if self.world_size == 1:
+            return value
+        largest = torch.tensor(value, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest.item())
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """[N, …] of each process to [world · N, …], in rank order, without gradient."""
+        if self.world_size == 1:
+            return rows
+        gathered = [torch.empty_like(rows) for _ in range(self.world_size)]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def describe(self) -> Mapping[str, object]:
+        return asdict(self.in_force)
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """[N, …] of each process to [world · N, …], through which gradients flow back to every process.
+
+    For losses on batch statistics: each process computes the whole batch's loss, and the average that DDP takes of the
+    gradients is then the gradient of that loss.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(rows.contiguous()))

@@ -1,0 +1,259 @@
+"""Samples by global index: sample i of a model and seed is the same image, however many are drawn, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gantk.config import Config, load_config
+from gantk.draws import Draws, key_of
+from gantk.errors import CheckpointError, UserError
+from gantk.grids import to_uint8
+from gantk.networks import NETWORKS
+from gantk.objectives import OBJECTIVES, Objective
+from gantk.training.checkpoint import Checkpoint, write
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What the networks of a run are built for; part of each checkpoint."""
+
+    channels: int
+    resolution: int
+    class_names: tuple[str, ...] | None
+    class_shares: tuple[float, ...] | None
+    """Each class's share of the training images, from which the classes of samples are drawn."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "channels": self.channels,
+            "resolution": self.resolution,
+            "class_names": self.class_names,
+            "class_shares": self.class_shares,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ImageShape:
+        names, shares = value["class_names"], value["class_shares"]
+        return cls(
+            int(value["channels"]),
+            int(value["resolution"]),
+            tuple(names) if names else None,
+            tuple(shares) if shares else None,
+        )
+
+
+def build_objective(config: Config, shape: ImageShape) -> Objective:
+    """The game of a config with new networks, whose weights depend on `config.seed` alone."""
+    torch.manual_seed(config.seed)
+    section: Any = config.network
+    classes = len(shape.class_names) if shape.class_names else None
+    family = NETWORKS.get(section.type)(
+        section, channels=shape.channels, resolution=shape.resolution, num_classes=classes
+    )
+    game: Any = config.objective
+    return OBJECTIVES.get(game.type)(game, family)
+
+
+class Sampler:
+    """Draws samples from an objective's networks.
+
+    Args:
+        objective: knows what a sample is.
+        networks: the averaged ones, as a rule.
+        shape: of the images, and the classes there are.
+        seed: of the samples.
+        device: where the networks are.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        networks: dict[str, nn.Module],
+        shape: ImageShape,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.objective, self.shape, self.seed, self.device = objective, shape, seed, device
+        self.networks = {**objective.networks, **networks}
+        self.dtype = next(next(iter(networks.values())).parameters()).dtype
+
+    @property
+    def conditional(self) -> bool:
+        return self.objective.family.conditional
+
+    def labels(self, index: np.ndarray) -> np.ndarray | None:
+        """int64 [N]: the class of each sample, drawn with the classes' shares of the training images."""
+        if not self.conditional or self.shape.class_shares is None:
+            return None
+        draws = Draws(key_of(self.seed, "sample", "label"), torch.as_tensor(index, dtype=torch.int64))
+        return draws.categorical(torch.tensor(self.shape.class_shares)).numpy()
+
+    def latent(self, index: np.ndarray, truncation: float = 1.0) -> Tensor:
+        """z of the samples `index`, [N, latent_dim]."""
+        rows = torch.as_tensor(index, dtype=torch.int64, device=self.device)
+        return self.objective.latent(Draws(key_of(self.seed, "sample", "z"), rows, self.dtype), truncation)
+
+    @torch.no_grad()
+    def images(self, index: np.ndarray, labels: np.ndarray | None = None, truncation: float = 1.0) -> np.ndarray:
+        """Samples as uint8 [N, H, W, C].
+
+        Args:
+            index: int64 [N], which samples.
+            labels: int64 [N], their classes; drawn where left out.
+            truncation: of the latent, see `Family.draw_latent`.
+        """
+        if labels is None:
+            labels = self.labels(index)
+        classes = torch.as_tensor(labels, device=self.device) if labels is not None and self.conditional else None
+        was = {name: network.training for name, network in self.networks.items()}
+        for network in self.networks.values():
+            network.eval()
+        # In full precision whatever the training's: a score should not depend on how the model was trained.
+        with torch.autocast(self.device.type, enabled=False):
+            images = self.objective.generate(self.networks, self.latent(index, truncation), classes)
+        for name, network in self.networks.items():
+            network.train(was[name])
+        return to_uint8(images)
+
+    def grid(self, count: int) -> tuple[np.ndarray, int | None, Sequence[str] | None]:
+        """Fixed samples to look at: images, columns, and a caption for each row.
+
+        A conditional model shows ten of each class, a class a row.
+        """
+        if not self.conditional or not self.shape.class_names:
+            return self.images(np.arange(count)), None, None
+        names = self.shape.class_names[: max(count // 10, 10)]
+        labels = np.repeat(np.arange(len(names)), 10)
+        return self.images(np.arange(len(labels)), labels), 10, names
+
+
+def load_sampler(
+    checkpoint: Checkpoint, device: torch.device | str = "cpu", seed: int | None = None
+) -> tuple[Sampler, Config]:
+    """The sampler of a checkpoint, with its averaged networks.
+
+    Raises:
+        CheckpointError: where the checkpoint does not fit its own config.
+    """
+    device = torch.device(device)
+    config = load_config(checkpoint.config_file)
+    try:
+        shape = ImageShape.from_json(checkpoint.state["shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.folder / 'state.json'} has no image shape: take another checkpoint"
+        ) from error
+    objective = build_objective(config, shape)
+    networks = {}
+    for name in objective.averaged:
+        network = objective.networks[name]
+        checkpoint.load_network(f"{name}.ema", network)
+        networks[name] = network.to(device).eval().requires_grad_(False)
+    for name, network in objective.networks.items():
+        if name not in networks:
+            network.to(device)
+    if checkpoint.has("objective"):
+        checkpoint.load_network("objective", objective)
+    return Sampler(objective.to(device), networks, shape, config.seed if seed is None else seed, device), config
+
+
+def write_samples(
+    sampler: Sampler,
+    out: Path,
+    count: int,
+    *,
+    labels: np.ndarray | None,
+    truncation: float,
+    chunk: int,
+    start: int = 0,
+) -> None:
+    """Write samples `start` … `start + count − 1` to a folder of PNGs, one PNG grid, or an `.npz`.
+
+    Raises:
+        UserError: for a file name of another kind, or a folder that holds other files.
+    """
+    from PIL import Image
+    from tqdm import tqdm
+
+    from gantk.grids import save_grid
+
+    suffix = out.suffix.lower()
+    if suffix not in ("", ".png", ".npz") or (suffix and out.is_dir()):
+        raise UserError(f"`--out {out}`: give a folder, a file that ends in .png (one grid) or one that ends in .npz")
+    index = np.arange(start, start + count)
+    if not suffix:
+        if out.is_file():
+            raise UserError(f"`--out {out}` is a file: give a folder, or a name that ends in .png or .npz")
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(
+                f"`--out {out}` holds files already: give an empty or new folder, for a folder of samples holds nothing else"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    drawn, classes = [], []
+    bar = tqdm(total=count, unit="image", desc="sampling", disable=None)
+    # Chunks keep their size: see `EvaluateConfig.batch_size`.
+    for first in range(0, count, chunk):
+        rows = index[first : first + chunk]
+        asked = None if labels is None else labels[first : first + chunk]
+        if asked is None:
+            asked = sampler.labels(rows)
+        images = sampler.images(rows, asked, truncation)
+        if suffix:
+            drawn.append(images)
+            if asked is not None:
+                classes.append(asked)
+        else:
+            for number, image in zip(rows, images, strict=True):
+                Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(out / f"{number:06d}.png")
+        bar.update(len(rows))
+    bar.close()
+    if suffix == ".png":
+        save_grid(np.concatenate(drawn), out)
+    elif suffix == ".npz":
+        arrays = {"images": np.concatenate(drawn)}
+        if classes:
+            arrays["labels"] = np.concatenate(classes)
+        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+
+
+def class_number(sampler: Sampler, label: str) -> int:
+    """The number of a class given by its name or its number.
+
+    Raises:
+        UserError: for an unconditional model, or a class that there is not.
+    """
+    names = sampler.shape.class_names
+    if not sampler.conditional or names is None:
+        raise UserError("`--label` goes with a conditional model, and this one is not: leave it out")
+    if label in names:
+        return names.index(label)
+    if label.isdigit() and int(label) < len(names):
+        return int(label)
+    raise UserError(f"there is no class `{label}`; there are: {', '.join(names)}")
+
+
+def export_generator(checkpoint: Checkpoint, out: Path) -> None:
+    """Write the networks that samples need, with their config, as a folder that `--ckpt` takes.
+
+    Raises:
+        UserError: where `out` is there already.
+    """
+    if out.exists():
+        raise UserError(f"`--out {out}` is there already: give a new folder")
+    config = load_config(checkpoint.config_file)
+    shape = ImageShape.from_json(checkpoint.state["shape"])
+    objective = build_objective(config, shape)
+    tensors = {f"{name}.ema": checkpoint.tensors(f"{name}.ema") for name in objective.averaged}
+    if checkpoint.has("objective"):
+        tensors["objective"] = checkpoint.tensors("objective")
+    state = {key: checkpoint.state[key] for key in ("step", "images", "shape", "data_sha256")}
+    write(out, tensors=tensors, state=state, config=checkpoint.config_file.read_text())

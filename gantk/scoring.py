@@ -1,0 +1,118 @@
+"""From a sampler and a dataset to `gantk_eval`, which knows nothing of either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gantk_eval import Evaluator, Report
+from gantk_eval.images import GeneratedImages, ImageSet, open_images
+
+from gantk import records
+from gantk.config import load_config
+from gantk.data import Dataset, open_dataset
+from gantk.runs import find_checkpoint
+from gantk.runtime import connect
+from gantk.sampling import Sampler, load_sampler
+from gantk.tracking import log_evaluation
+
+
+def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedImages:
+    """Samples 0 … count−1 as a set of images.
+
+    Args:
+        sampler: draws them.
+        count: how many.
+        identity: what tells this model from others, for example a checkpoint's manifest.
+    """
+    shape = (sampler.shape.resolution, sampler.shape.resolution, sampler.shape.channels)
+    labels = sampler.labels(np.arange(count))
+    return GeneratedImages(
+        count=count,
+        generate=lambda indices: sampler.images(np.asarray(indices)),
+        shape=shape,
+        labels=labels,
+        identity=f"{identity}:{sampler.seed}",
+    )
+
+
+def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_size: int, **options: Any) -> Evaluator:
+    """The evaluator of a dataset: its training images are the reference, its held-out images the floor and the null."""
+    return Evaluator(dataset.train, dataset.heldout, device=device, seed=seed, batch_size=batch_size, **options)
+
+
+def best_value(report: Report, best_by: str | None) -> tuple[str, float] | None:
+    """The metric that ranks checkpoints and its value: `best_by`, or the Fréchet distance of the tier in use."""
+    metrics = report.to_dict()["metrics"]
+    names = [best_by] if best_by else [name for name in metrics if name == "fid" or name.startswith("fd_")]
+    for name in names:
+        if name in metrics and metrics[name]["value"] is not None:
+            return name, float(metrics[name]["value"])
+    return None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `gantk eval` has to say."""
+
+    report: Report
+    notes: list[str]
+    """Lines for people: what was scored, and where the result is."""
+
+
+def evaluate_checkpoint(
+    spec: str, *, samples: int | None = None, seed: int | None = None, device: str = "auto", **options: Any
+) -> Outcome:
+    """Score a run, checkpoint or exported generator against its own data, on all processes that there are.
+
+    The result is also written to the run's `eval/`, and to the run's trackers.
+    """
+    place, is_main = connect(device)
+    found = find_checkpoint(spec)
+    sampler, config = load_sampler(found.checkpoint, place, seed)
+    dataset = open_dataset(config.data, seed=config.seed, device=place, progress=is_main)
+    notes = [f"scored {found.sentence}"]
+    if dataset.sha256 != found.checkpoint.state["data_sha256"][""]:
+        notes.append("warning: the images are not those that the model was trained on")
+    evaluator = build_evaluator(
+        dataset,
+        device=place,
+        seed=sampler.seed,
+        batch_size=config.evaluate.batch_size,
+        progress=is_main,
+        **options,
+    )
+    count = samples or config.evaluate.samples
+    report = evaluator.evaluate(generated_images(sampler, count, f"{config.name}:{found.checkpoint.state['step']}"))
+    if is_main and found.run is not None:
+        path = found.run / "eval" / f"{found.checkpoint.folder.name}-{count}.json"
+        values = report.to_dict()
+        records.write_json(path, values)
+        log_evaluation(found.run, found.checkpoint.kimg, values)
+        notes.append(f"result: {path}; samples drawn in training: {found.run / 'samples'}")
+    return Outcome(report, notes)
+
+
+def evaluate_images(
+    images: str, reference: str, heldout: str | None, *, seed: int = 0, device: str = "auto", **options: Any
+) -> Outcome:
+    """Score any set of images against another."""
+    place, is_main = connect(device)
+    fake, _ = open_image_set(images)
+    real, other = open_image_set(reference)
+    if heldout is not None:
+        other = open_image_set(heldout)[0]
+    evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
+    return Outcome(evaluator.evaluate(fake), [f"scored {images} against {reference}"])
+
+
+def open_image_set(path: str) -> tuple[ImageSet, ImageSet | None]:
+    """The images at `path`, and the held-out ones, where `path` is a config (whose data is meant)."""
+    if Path(path).suffix in (".yaml", ".yml"):
+        config = load_config(path)
+        dataset = open_dataset(config.data, seed=config.seed, device="cpu", progress=True)
+        return dataset.train, dataset.heldout
+    return open_images(path), None

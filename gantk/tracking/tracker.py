@@ -1,0 +1,158 @@
+"""The tracker: one call for each thing worth writing down, handed on to every place that keeps it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantk.errors import UserError
+from gantk.records import is_running
+from gantk.tracking.local import MetricsFile
+from gantk.tracking.sink import Sink
+
+if TYPE_CHECKING:
+    from gantk.config.schema import Config
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Writes `metrics.jsonl`, and hands everything on to W&B and TensorBoard where the config asks for them.
+
+    Only the main process makes one. Nothing that W&B or TensorBoard does can stop a run.
+    """
+
+    def __init__(self, metrics: MetricsFile, sinks: Iterable[Sink] = ()) -> None:
+        self._metrics = metrics
+        self._sinks = list(sinks)
+        self._collapsed = False
+
+    @classmethod
+    def open(cls, config: Config, folder: Path, *, resumed_kimg: float | None = None) -> Tracker:
+        """Opens every tracker that `config.tracking` asks for.
+
+        Args:
+            config: The run's config; W&B gets all of it.
+            folder: The run folder, which everything is written to.
+            resumed_kimg: Where a resumed run goes on from, in thousands of images: rows of `metrics.jsonl`
+                beyond it are dropped, so that no point stands twice, and W&B goes on in the same run. None: a
+                new run, which replaces the files of an earlier one.
+
+        Raises:
+            ConfigError: where TensorBoard is asked for and not installed.
+            UserError: where `metrics.jsonl` cannot be written.
+        """
+        sinks: list[Sink] = []
+        if config.tracking.tensorboard:
+            from gantk.tracking.tensorboard_files import TensorboardFiles
+
+            sinks.append(TensorboardFiles(folder, resumed_kimg=resumed_kimg))
+        metrics = MetricsFile(folder, keep_kimg=resumed_kimg)
+
+        from gantk.tracking.wandb_run import WandbRun
+
+        sinks.append(WandbRun.of_training(config, folder, resumed=resumed_kimg is not None))
+        return cls(metrics, sinks)
+
+    def log(self, kimg: float, values: Mapping[str, Any]) -> None:
+        """Writes one row: numbers by name (`loss/d`), at `kimg` thousand images.
+
+        Values may be Python, NumPy or torch scalars, or text. A number that is not finite is null in
+        `metrics.jsonl`; W&B and TensorBoard get it as it is.
+
+        Raises:
+            UserError: where `metrics.jsonl` cannot be written.
+        """
+        row = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
+        self._metrics.append(kimg, row)
+        for sink in self._sinks:
+            sink.log(kimg, row)
+
+    def image(self, kimg: float, name: str, path: Path) -> None:
+        """Shows the PNG file `path`, which is on disk already, under `name` in W&B and TensorBoard."""
+        for sink in self._sinks:
+            sink.image(kimg, name, path)
+
+    def scores(self, kimg: float, report: Mapping[str, Any], *, prefix: str = "eval") -> None:
+        """Writes an evaluation (DESIGN's JSON: `metrics`, `collapse`, …) as one row; see `flatten`.
+
+        When the verdict becomes `collapsed`, an alert goes out with its reasons: once, not at each evaluation
+        that says so.
+        """
+        self.log(kimg, flatten(report, prefix))
+        collapse = report.get("collapse") or {}
+        collapsed = collapse.get("verdict") == "collapsed"
+        if collapsed and not self._collapsed:
+            reasons = "; ".join(collapse.get("reasons") or ()) or "no reason given"
+            self.alert("Mode collapse", f"The samples at {kimg:g} kimg have collapsed: {reasons}.")
+        self._collapsed = collapsed
+
+    def alert(self, title: str, text: str) -> None:
+        """Warns in the log, and through W&B by whatever way its user gets alerts (mail, Slack)."""
+        log.warning("%s: %s", title, text)
+        for sink in self._sinks:
+            sink.alert(title, text)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Sets what W&B shows of the run as a whole (the best score, say). It is no row of
+        `metrics.jsonl`."""
+        for sink in self._sinks:
+            sink.summary(values)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Closes everything, waiting at most half a minute for W&B's uploads. A second call does nothing."""
+        self._metrics.close()
+        for sink in self._sinks:
+            sink.finish(exit_code)
+        self._sinks = []
+
+
+def flatten(report: Mapping[str, Any], prefix: str = "eval") -> dict[str, float | str]:
+    """An evaluation's JSON as a row: `eval/fid`, `eval/fid_floor`, `eval/fid_standard_error`, `eval/is_std`,
+    …; `eval/collapse` and `eval/memorisation` (the verdicts, as text); `eval/n_fake`. What is null is left
+    out."""
+    row: dict[str, Any] = {}
+    for name, result in (report.get("metrics") or {}).items():
+        row[f"{prefix}/{name}"] = result.get("value")
+        for detail in ("std", "standard_error", "extrapolated", "floor"):
+            row[f"{prefix}/{name}_{detail}"] = result.get(detail)
+    for part in ("collapse", "memorisation"):
+        row[f"{prefix}/{part}"] = (report.get(part) or {}).get("verdict")
+    row[f"{prefix}/n_fake"] = (report.get("protocol") or {}).get("n_fake")
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def log_evaluation(folder: Path, kimg: float, report: Mapping[str, Any]) -> None:
+    """Adds a later evaluation (`gantk eval --ckpt`) of the checkpoint at `kimg` to its run's records.
+
+    It becomes a row `eval_ckpt/…` of `metrics.jsonl`, in the W&B run that `folder/wandb.json` names and in
+    TensorBoard, where the run has those. It has a prefix of its own because scores from different numbers of
+    samples do not belong on one curve with training's `eval/…`. While the run trains, W&B is left alone (one
+    run takes one writer) and a line says so.
+
+    Nothing is raised: the evaluation is done and its scores are what was asked for, so a run folder that
+    cannot be written (someone else's, say) gets a warning.
+    """
+    from gantk.tracking.tensorboard_files import TensorboardFiles
+    from gantk.tracking.wandb_run import WandbRun
+
+    running = is_running(folder)
+    sinks: list[Sink] = []
+    try:
+        # Broken lines are mended where no one else is writing.
+        metrics = MetricsFile(folder, keep_kimg=math.inf if running else sys.float_info.max)
+        if TensorboardFiles.are_in(folder):
+            sinks.append(TensorboardFiles(folder, resumed_kimg=math.inf))
+        if running:
+            log.info("W&B: the run is still training and is its W&B run's only writer; see metrics.jsonl.")
+        else:
+            sinks.append(WandbRun.of_evaluation(folder))
+        tracker = Tracker(metrics, sinks)
+        tracker.scores(kimg, report, prefix="eval_ckpt")
+        tracker.finish()
+    except UserError as error:
+        log.warning("%s The evaluation itself is whole.", error)

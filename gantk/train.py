@@ -1,0 +1,25 @@
+"""Train a GAN: the entry for `accelerate launch gantk/train.py --config configs/dcgan_lsun.yaml`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Run as a script, Python puts this file's folder first on the path, where `gantk/data` would be `data` and `import gantk`
+# would fail in a checkout that is not installed. What belongs there is the folder above.
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if sys.path and os.path.abspath(sys.path[0] or os.getcwd()) == _HERE:
+    sys.path[0] = os.path.dirname(_HERE)
+    _EVALUATION = os.path.join(sys.path[0], "evaluation")
+    if os.path.isdir(os.path.join(_EVALUATION, "gantk_eval")):
+        sys.path.insert(1, _EVALUATION)
+
+
+def main() -> None:
+    from gantk.cli import main as command_line
+
+    command_line(["train", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

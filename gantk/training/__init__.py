@@ -1,0 +1,1 @@
+"""The trainer: a loop over an objective's phases, and what surrounds it."""

@@ -1,0 +1,33 @@
+"""The moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Averaged:
+    """Exponential moving averages of networks, with a half-life in images, kept on every process.
+
+    Parameters are averaged; buffers (batch-norm statistics) are copied, for they are averages already. The half-life is
+    at most a tenth of the images seen so far, so that the random start is soon forgotten (Karras et al. 2020 do alike).
+    """
+
+    def __init__(self, networks: dict[str, nn.Module], half_life_kimg: float) -> None:
+        self.half_life = half_life_kimg * 1000
+        self.networks = {
+            name: copy.deepcopy(network).requires_grad_(False).eval() for name, network in networks.items()
+        }
+
+    @torch.no_grad()
+    def update(self, networks: dict[str, nn.Module], images: int, batch_size: int) -> None:
+        """`images` seen so far, of which `batch_size` in this step."""
+        half_life = min(self.half_life, images / 10)
+        weight = 1 - 0.5 ** (batch_size / half_life) if half_life > 0 else 1.0
+        for name, average in self.networks.items():
+            source = networks[name]
+            torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), weight)
+            for mine, theirs in zip(average.buffers(), source.buffers(), strict=True):
+                mine.copy_(theirs)

@@ -1,0 +1,103 @@
+"""Real images for each step, by position in an endless stream: no worker, no state but a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from gantk.data import Dataset
+from gantk.data.sampler import shuffled_indices
+from gantk.draws import Draws, key_of
+from gantk.objectives import Batch, Images
+
+
+class Stream:
+    """One source: the shuffled epochs of a dataset one after another, normalised and flipped on the device.
+
+    The image at position p of the stream depends on (seed, p) alone.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, flip: bool, device: torch.device, dtype: torch.dtype) -> None:
+        self.dataset, self.seed, self.flip = dataset, seed, flip
+        self.device, self.dtype = device, dtype
+
+    def indices(self, positions: Tensor) -> Tensor:
+        return shuffled_indices(positions, len(self.dataset.train), self.seed)
+
+    def take(self, positions: Tensor, upcoming: Tensor | None) -> Images:
+        """Images at int64 positions [N]; `upcoming` are those of the next call, which slow storage starts to read."""
+        indices = self.indices(positions)
+        later = None if upcoming is None else self.indices(upcoming)
+        pixels = self.dataset.train.fetch(indices, later).to(self.device, non_blocking=True)
+        images = pixels.to(self.dtype).sub_(127.5).div_(127.5)
+        if self.flip:
+            mirrored = Draws(key_of(self.seed, "flip"), positions.to(self.device)).integers(2).bool()
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        labels = self.dataset.train.label_of(indices)
+        return Images(images, None if labels is None else labels.to(self.device, non_blocking=True))
+
+
+class Batches:
+    """Cuts a step's global batch into micro-batches for one process.
+
+    Rows [(m · world + rank) · n, + n) of a global batch are micro-batch m of a rank. A row's random numbers are keyed by
+    its place in the global batch, so they do not depend on the cut.
+    """
+
+    def __init__(
+        self,
+        main: Stream,
+        extra: Mapping[str, Stream],
+        *,
+        seed: int,
+        batch_size: int,
+        accumulation: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.main, self.extra, self.seed = main, extra, seed
+        self.batch_size, self.accumulation, self.rank, self.world_size = (
+            batch_size,
+            accumulation,
+            rank,
+            world_size,
+        )
+        self.cursor = 0
+        """Images drawn so far, over all phases and processes."""
+        self._last: list[tuple[Tensor, Images, dict[str, Images]]] = []
+
+    def rows(self) -> list[Tensor]:
+        """This process's places in a global batch, int64 [n] for each micro-batch."""
+        size = self.batch_size // (self.world_size * self.accumulation)
+        starts = [(micro * self.world_size + self.rank) * size for micro in range(self.accumulation)]
+        return [torch.arange(start, start + size) for start in starts]
+
+    def begin_step(self) -> None:
+        """Forget the last images, so that what a step plays on never depends on the step before it."""
+        self._last = []
+
+    def next(self, phase: str, step: int, repeat: int, new: bool) -> Iterator[Batch]:
+        """The micro-batches of one update. `new`: of images not drawn before; else of those drawn last."""
+        if new or not self._last:
+            self._draw()
+        for rows, images, sources in self._last:
+            index = rows.to(self.main.device)
+            yield Batch(images.images, images.labels, index, sources, self._draw_for(phase, step, repeat, index))
+
+    def _draw(self) -> None:
+        start, self.cursor = self.cursor, self.cursor + self.batch_size
+        micro = self.rows()
+        self._last = []
+        for number, rows in enumerate(micro):
+            following = micro[number + 1] + start if number + 1 < len(micro) else micro[0] + self.cursor
+            images = self.main.take(rows + start, following)
+            sources = {name: stream.take(rows + start, following) for name, stream in self.extra.items()}
+            self._last.append((rows, images, sources))
+
+    def _draw_for(self, phase: str, step: int, repeat: int, index: Tensor) -> Callable[[str], Draws]:
+        def draw(purpose: str) -> Draws:
+            return Draws(key_of(self.seed, "train", step, phase, repeat, purpose), index, self.main.dtype)
+
+        return draw

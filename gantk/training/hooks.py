@@ -1,0 +1,113 @@
+"""What happens between steps: logging, sample grids, evaluation, checkpoints. Each at its own interval in images."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from gantk.errors import DivergedError
+from gantk.grids import save_grid
+from gantk.training import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    from gantk.training.trainer import Trainer
+
+log = logging.getLogger("gantk")
+
+
+class Hook:
+    """Called after each step; acts when a multiple of `every_kimg` has been passed, and at the end."""
+
+    at_end = True
+
+    def __init__(self, every_kimg: float) -> None:
+        self.every = every_kimg * 1000
+
+    def due(self, trainer: Trainer) -> bool:
+        if trainer.finished:
+            return self.at_end
+        before = trainer.images - trainer.config.train.batch_size
+        return math.floor(trainer.images / self.every + 1e-9) > math.floor(before / self.every + 1e-9)
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self.due(trainer):
+            self.act(trainer)
+
+    def act(self, trainer: Trainer) -> None:
+        raise NotImplementedError
+
+
+class Logging(Hook):
+    """Losses, beliefs, gradient norms, rates and speed: read from the device here, and nowhere else."""
+
+    def act(self, trainer: Trainer) -> None:
+        speed = trainer.images_per_second()
+        values = trainer.read_meter()
+        trainer.objective.after_step(trainer.images, values)
+        rates = {f"{name}/lr": player.rate for name, player in trainer.runner.players.items()}
+        values = {**values, **rates, "speed/images_per_second": speed}
+        if trainer.runtime.is_main:
+            trainer.tracker.log(trainer.kimg, values)
+            trainer.progress.update(trainer.kimg, {name: v for name, v in values.items() if name.endswith("/loss")})
+        self._stop_if_diverged(trainer, values)
+        if trainer.runtime.is_main:
+            trainer.status.update(step=trainer.step, kimg=trainer.kimg)
+
+    @staticmethod
+    def _stop_if_diverged(trainer: Trainer, values: dict[str, float]) -> None:
+        names = list(trainer.runner.nonfinite)
+        withheld = torch.stack([trainer.runner.nonfinite[name] for name in names]).tolist()
+        for name, count in zip(names, withheld, strict=True):
+            loss = values.get(f"{name}/loss", 0.0)
+            if count > 0 or not math.isfinite(loss):
+                phase = next(p for p in trainer.objective.phases if p.name == name)
+                raise DivergedError(
+                    f"phase `{name}` (which trains {', '.join(phase.trains)}) had a loss or gradient that is not finite by "
+                    f"{trainer.kimg:g} kimg; no weights were touched by it: lower `optimizer.phases.{phase.plays_with}.lr`, "
+                    "or set `clip_norm` there"
+                )
+
+
+class Grids(Hook):
+    """PNG grids of fixed latents, from the averaged generator."""
+
+    def act(self, trainer: Trainer) -> None:
+        if trainer.runtime.is_main:
+            images, columns, captions = trainer.sampler.grid(trainer.config.samples.count)
+            path = trainer.folder / "samples" / f"{trainer.images:010d}.png"
+            save_grid(images, path, columns, captions)
+            trainer.tracker.image(trainer.kimg, "samples", path)
+
+
+class Evaluation(Hook):
+    """The same evaluation as `gantk eval`'s, on all processes."""
+
+    @property
+    def at_end(self) -> bool:  # type: ignore[override]
+        return self.wanted
+
+    def __init__(self, every_kimg: float, total_kimg: float) -> None:
+        super().__init__(every_kimg)
+        self.wanted = every_kimg <= total_kimg
+
+    def act(self, trainer: Trainer) -> None:
+        trainer.evaluate()
+
+
+class Checkpoints(Hook):
+    """The newest few, and the best."""
+
+    def act(self, trainer: Trainer) -> None:
+        trainer.save()
+
+    def due(self, trainer: Trainer) -> bool:
+        # An evaluation that found the best model so far has its checkpoint at once, or there would be none of it.
+        return super().due(trainer) or trainer.best_is_new
+
+
+def prune_checkpoints(trainer: Trainer) -> None:
+    for problem in checkpoints.prune(trainer.folder / "checkpoints", trainer.config.checkpoint.keep):
+        log.warning(problem)

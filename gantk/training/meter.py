@@ -1,0 +1,44 @@
+"""Means of what a step reports, kept on the device until somebody reads them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gantk.runtime import Runtime
+
+
+class Meter:
+    """Sums and counts of scalars by name. Adding never waits for the device; `read` does, once."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        value = value.detach().float()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self, runtime: Runtime) -> dict[str, float]:
+        """The means over the interval and over all processes; then starts anew. Every process must call it."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        values = (runtime.sum(means) / runtime.world_size).tolist()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, values, strict=True))
+
+    def state(self, runtime: Runtime) -> dict[str, Tensor]:
+        """What has been added since the last reading, averaged over processes, for a checkpoint: name to [sum, count]."""
+        state = {}
+        for name in sorted(self._sums):
+            total = runtime.sum(self._sums[name].clone()) / runtime.world_size
+            state[name] = torch.stack([total, torch.full_like(total, self._counts[name])])
+        return state
+
+    def load_state(self, state: dict[str, Tensor], runtime: Runtime) -> None:
+        for name, (total, count) in state.items():
+            self._sums[name] = total.to(runtime.device)
+            self._counts[name] = int(count)

@@ -1,0 +1,115 @@
+"""Optimisers by the name of the player they move, their schedules, and their state by the names of the parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gantk.config.schema import OptimizerSettings, ScheduleConfig
+from gantk.errors import CheckpointError
+
+
+def build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of `settings`, fused where PyTorch has it so."""
+    device = parameters[0].device.type
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    # Fused optimisers also take a flag, on the device, that says whether to update at all: see `PhaseRunner`.
+    fused = True if device in ("cpu", "cuda", "mps") else None
+    if settings.type in ("adam", "adamw"):
+        cls = torch.optim.Adam if settings.type == "adam" else torch.optim.AdamW
+        return cls(parameters, betas=settings.betas, eps=settings.eps, fused=fused, **common)
+    if settings.type == "sgd":
+        return torch.optim.SGD(
+            parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused, **common
+        )
+    return torch.optim.RMSprop(parameters, momentum=settings.momentum, eps=settings.eps, **common)
+
+
+def schedule_factor(schedule: ScheduleConfig, images: int, total_kimg: float) -> float:
+    """What the learning rate is multiplied with after `images` real images."""
+    kimg = images / 1000
+    factor = 1.0
+    if schedule.type != "constant":
+        end = schedule.end_kimg if schedule.end_kimg is not None else total_kimg
+        span = max(end - schedule.start_kimg, 1e-9)
+        done = min(max((kimg - schedule.start_kimg) / span, 0.0), 1.0)
+        shape = 1 - done if schedule.type == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        factor = schedule.final + (1 - schedule.final) * shape
+    if schedule.warmup_kimg > 0:
+        factor *= min(kimg / schedule.warmup_kimg, 1.0)
+    return factor
+
+
+class Player:
+    """One optimiser and the named parameters that it moves.
+
+    Args:
+        name: the optimiser's, for example `d`.
+        settings: from the config.
+        networks: the networks that it trains, by name.
+    """
+
+    def __init__(self, name: str, settings: OptimizerSettings, networks: Mapping[str, nn.Module]) -> None:
+        self.name, self.settings = name, settings
+        self.named = {
+            f"{network}.{parameter}": value
+            for network, module in networks.items()
+            for parameter, value in module.named_parameters()
+        }
+        self.parameters = list(self.named.values())
+        self.optimizer = build_optimizer(settings, self.parameters)
+        self.prepared: Any = self.optimizer
+        """The optimiser as Accelerate wraps it."""
+
+    def set_rate(self, images: int, total_kimg: float) -> None:
+        factor = schedule_factor(self.settings.schedule, images, total_kimg)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * factor
+
+    @property
+    def rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step counts, as `network.parameter|key`."""
+        state = {}
+        for name, parameter in self.named.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    state[f"{name}|{key}"] = torch.as_tensor(value)
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+            CheckpointError: for a parameter that there is not, or that has another shape.
+        """
+        for key, value in state.items():
+            name, _, slot = key.partition("|")
+            parameter = self.named.get(name)
+            if parameter is None:
+                raise CheckpointError(
+                    f"the checkpoint's optimiser `{self.name}` moves `{name}`, which the config's networks do not have"
+                )
+            if value.dim() == 0:
+                loaded = value.clone() if slot == "step" and not self._steps_on_device() else value.to(parameter.device)
+            elif value.shape == parameter.shape:
+                # In the parameter's own memory format: fused optimisers walk through memory, not through indices.
+                loaded = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            else:
+                raise CheckpointError(
+                    f"the checkpoint's optimiser `{self.name}` has {tuple(value.shape)} for `{name}`, the config {tuple(parameter.shape)}"
+                )
+            self.optimizer.state[parameter][slot] = loaded
+
+    def _steps_on_device(self) -> bool:
+        group = self.optimizer.param_groups[0]
+        return bool(group.get("fused") or group.get("capturable"))

@@ -1,0 +1,118 @@
+"""One move of one player: micro-batches, backward, clip, step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gantk.config.schema import OptimizerConfig, TrainConfig
+from gantk.errors import ConfigError
+from gantk.objectives import Objective, Phase
+from gantk.runtime import Runtime
+from gantk.training.batches import Batches
+from gantk.training.meter import Meter
+from gantk.training.optimizers import Player
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The 2-norm of all gradients together, in float32 or wider, without leaving the device."""
+    wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wide)))
+
+
+class PhaseRunner:
+    """Carries out an objective's phases: networks wrapped, optimisers built, updates gated on finite gradients.
+
+    A gradient that is not finite moves nothing: the flag stays on the device, and the optimiser's fused kernel reads it
+    there, so that no step waits for the host. With DDP the gradients are equal on all processes, and so is the flag.
+    """
+
+    def __init__(self, objective: Objective, runtime: Runtime, train: TrainConfig, optimizer: OptimizerConfig) -> None:
+        self.objective, self.runtime, self.train = objective, runtime, train
+        self.meter = Meter()
+        self._check(objective, train, optimizer)
+        self.bare: dict[str, nn.Module] = {}
+        for name, network in objective.networks.items():
+            self.bare[name] = objective.networks[name] = runtime.place(network)
+        self.players = self._players(objective, optimizer)
+        trained = {name for phase in objective.phases for name in phase.trains}
+        self.wrapped = {name: runtime.distribute(self.bare[name]) for name in self.bare if name in trained}
+        for player in self.players.values():
+            player.prepared = runtime.accelerator.prepare_optimizer(player.optimizer)
+        self.nonfinite = {phase.name: torch.zeros((), device=runtime.device) for phase in objective.phases}
+        """Updates withheld so far, by phase, on the device."""
+
+    @staticmethod
+    def _check(objective: Objective, train: TrainConfig, optimizer: OptimizerConfig) -> None:
+        for phase in objective.phases:
+            if phase.whole_batch and train.accumulation > 1:
+                raise ConfigError(
+                    f"`train.accumulation: {train.accumulation}` does not go with phase `{phase.name}`, whose loss is of the "
+                    "whole batch's statistics: set it to 1"
+                )
+        known = sorted({phase.plays_with for phase in objective.phases})
+        for name in optimizer.phases:
+            if name not in known:
+                raise ConfigError(f"`optimizer.phases.{name}`: this objective has the optimisers {', '.join(known)}")
+
+    def _players(self, objective: Objective, optimizer: OptimizerConfig) -> dict[str, Player]:
+        players: dict[str, Player] = {}
+        trains: dict[str, tuple[str, ...]] = {}
+        for phase in objective.phases:
+            name = phase.plays_with
+            if name not in players:
+                trains[name] = phase.trains
+                players[name] = Player(name, optimizer.of(name), {n: self.bare[n] for n in phase.trains})
+            elif trains[name] != phase.trains:
+                raise ValueError(f"phases of optimiser `{name}` train {trains[name]} and {phase.trains}")
+        return players
+
+    def run(self, phase: Phase, repeat: int, step: int, batches: Batches) -> None:
+        player = self.players[phase.plays_with]
+        networks = {n: self.wrapped[n] if n in phase.trains else self.bare[n] for n in self.bare}
+        trained = [self.wrapped[n] for n in phase.trains]
+        accelerator = self.runtime.accelerator
+        with self._playing(phase):
+            micro_batches = batches.next(phase.name, step, repeat, phase.batch == "new")
+            for number, batch in enumerate(micro_batches, start=1):
+                with self.runtime.accumulating(trained, last=number == self.train.accumulation):
+                    with accelerator.autocast():
+                        terms = phase.loss(networks, batch)
+                    accelerator.backward(terms.loss * (phase.every / self.train.accumulation))
+                for name, value in terms.log.items():
+                    self.meter.add(f"{phase.name}/{name}", value)
+            self._update(phase, player)
+
+    @contextlib.contextmanager
+    def _playing(self, phase: Phase) -> Iterator[None]:
+        """Only what the phase trains takes gradients: another player's would be computed, reduced and left lying."""
+        for name, network in self.bare.items():
+            network.requires_grad_(name in phase.trains)
+            network.train(name not in phase.inference)
+        yield
+
+    def _update(self, phase: Phase, player: Player) -> None:
+        scaled = self.runtime.in_force.precision == "fp16"
+        if scaled:
+            self.runtime.accelerator.unscale_gradients(player.prepared)
+        gradients = player.gradients()
+        norm = total_norm(gradients)
+        self.meter.add(f"{phase.name}/grad_norm", norm)
+        if player.settings.clip_norm is not None:
+            shrink = (player.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, shrink.to(gradients[0].dtype))
+        if scaled:
+            # The gradient scaler withholds the update itself, lowers its scale, and goes on: that is its way.
+            player.prepared.step()
+        else:
+            withheld = (~norm.isfinite()).float()
+            self.nonfinite[phase.name] += withheld
+            if getattr(player.optimizer, "_step_supports_amp_scaling", False):
+                player.optimizer.found_inf = withheld  # type: ignore[attr-defined]
+                player.prepared.step()
+            elif not withheld:
+                player.prepared.step()
+        player.prepared.zero_grad()

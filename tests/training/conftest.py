@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _games_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+@pytest.fixture
+def launch() -> Launch:
+    """`launch(world, mode, config, out, *overrides)` runs `worker.py` on so many CPU processes, and waits."""
+
+    def run(
+        world: int, mode: str, config: Path, out: Path | str = "-", *overrides: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable]
+        if world > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
+        command += [str(HERE / "worker.py"), mode, str(config), str(out), *overrides]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        environment["PYTHONPATH"] = str(HERE)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+@pytest.fixture
+def tiny() -> Path:
+    return ROOT / "configs" / "tiny.yaml"

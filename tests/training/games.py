@@ -1,0 +1,115 @@
+"""Games that exist to prove the phase design: the unchanged trainer plays them, named in a config by `plugins`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gantk.config.schema import Section
+from gantk.networks import Family
+from gantk.objectives import OBJECTIVES, Batch, Images, Objective, Phase, Terms
+from gantk.objectives.base import Networks
+from gantk.objectives.gan import GAN, GANConfig
+from gantk.runtime import gather_with_gradient
+
+
+class LazyR1Config(GANConfig):
+    type: Literal["test_lazy_r1"] = "test_lazy_r1"  # type: ignore[assignment]
+    gamma: float = 1.0
+    interval: int = 4
+
+
+@OBJECTIVES.register("test_lazy_r1")
+class LazyR1(GAN):
+    """A penalty phase of its own, every few steps, that moves the discriminator with the optimiser of phase `d`."""
+
+    Config = LazyR1Config
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        penalty = Phase("r1", ("discriminator",), self.penalty, every=config.interval, optimizer="d", batch="same")
+        self.phases = (self.phases[0], penalty, self.phases[1])
+
+    def penalty(self, networks: Networks, batch: Batch) -> Terms:
+        images = batch.images.detach().requires_grad_()
+        with torch.autocast(images.device.type, enabled=False):
+            logits = networks["discriminator"](images, self.labels(batch))
+            (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+            # DDP wants a gradient for every parameter, and the last bias has no part in the slope.
+            loss = self.config.gamma / 2 * slope.square().sum((1, 2, 3)).mean() + 0 * logits.sum()
+        return Terms(loss, {"loss": loss.detach()})
+
+
+class TwoDomainsConfig(Section):
+    type: Literal["test_two_domains"] = "test_two_domains"
+    cycle: float = 1.0
+
+
+@OBJECTIVES.register("test_two_domains")
+class TwoDomains(Objective):
+    """Two generators, two discriminators, two sources of data."""
+
+    Config = TwoDomainsConfig
+    sources = ("b",)
+    averaged = ("generator_a", "generator_b")
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        roles = ("generator_a", "generator_b", "discriminator_a", "discriminator_b")
+        self.networks = {role: family.make(role.partition("_")[0]) for role in roles}
+        self.phases = (
+            Phase("d", ("discriminator_a", "discriminator_b"), self.discriminators),
+            Phase("g", ("generator_a", "generator_b"), self.generators, batch="same"),
+        )
+
+    def _domains(self, batch: Batch) -> dict[str, Images]:
+        return {"a": Images(batch.images, batch.labels), "b": batch.sources["b"]}
+
+    def discriminators(self, networks: Networks, batch: Batch) -> Terms:
+        losses = []
+        for name, real in self._domains(batch).items():
+            with torch.no_grad():
+                fake = networks[f"generator_{name}"](self.latent(batch.draw(f"z_{name}")))
+            critic = networks[f"discriminator_{name}"]
+            losses.append((critic(real.images) - 1).square().mean() + critic(fake).square().mean())
+        return Terms(losses[0] + losses[1], {"loss_a": losses[0].detach(), "loss_b": losses[1].detach()})
+
+    def generators(self, networks: Networks, batch: Batch) -> Terms:
+        loss = torch.zeros((), device=batch.images.device, dtype=batch.images.dtype)
+        fakes = {}
+        for name in ("a", "b"):
+            fakes[name] = networks[f"generator_{name}"](self.latent(batch.draw(f"z_{name}")))
+            loss = loss + (networks[f"discriminator_{name}"](fakes[name]) - 1).square().mean()
+        loss = loss + self.config.cycle * (fakes["a"] - fakes["b"]).abs().mean()
+        return Terms(loss, {"loss": loss.detach()})
+
+    def generate(self, networks: Networks, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        images: Tensor = networks["generator_a"](z, labels)
+        return images
+
+
+class FeatureMatchingConfig(GANConfig):
+    type: Literal["test_feature_matching"] = "test_feature_matching"  # type: ignore[assignment]
+
+
+@OBJECTIVES.register("test_feature_matching")
+class FeatureMatching(GAN):
+    """The generator's loss is of the whole batch's mean features, whichever process holds them."""
+
+    Config = FeatureMatchingConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.phases = (
+            self.phases[0],
+            Phase("g", ("generator",), self.match, batch="same", whole_batch=True, inference=("discriminator",)),
+        )
+
+    def match(self, networks: Networks, batch: Batch) -> Terms:
+        features = networks["discriminator"].features
+        real = gather_with_gradient(features(batch.images).flatten(1)).mean(0)
+        fake = gather_with_gradient(features(self.fake(networks, batch)).flatten(1)).mean(0)
+        loss = (real - fake).square().sum()
+        return Terms(loss, {"loss": loss.detach()})
