@@ -86,7 +86,6 @@ def _processes_asked_for() -> int | None:
     It starts a single one, without a word, for several processes on CPUs; nothing in the environment tells.
     """
     import psutil
-    import yaml
 
     try:
         parent = psutil.Process(os.getppid()).cmdline()
@@ -100,17 +99,43 @@ def _processes_asked_for() -> int | None:
         if equals:
             options[name] = value
     count = options.get("--num_processes") or options.get("--num-processes")
-    file = options.get("--config_file") or options.get("--config-file")
-    if count is None and file:
-        try:
-            count = (yaml.safe_load(Path(file).read_text()) or {}).get("num_processes")
-        except (OSError, yaml.YAMLError, AttributeError):
-            return None
+    if count is None:
+        file = options.get("--config_file") or options.get("--config-file")
+        if file is None and "--cpu" not in parent:
+            file = _default_launch_file()
+        count = _processes_in(file) if file else None
     return int(str(count)) if str(count).isdigit() else None
 
 
+def _default_launch_file() -> str | None:
+    """What `accelerate config` wrote, which `accelerate launch` follows where it is given no file."""
+    from accelerate.commands.config.config_args import default_config_file
+
+    return str(default_config_file) if os.path.isfile(default_config_file) else None
+
+
+def _processes_in(launch_file: str) -> int | None:
+    import yaml
+
+    try:
+        count = (yaml.safe_load(Path(launch_file).read_text()) or {}).get("num_processes")
+    except (OSError, yaml.YAMLError, AttributeError):
+        return None
+    return count if isinstance(count, int) else None
+
+
+def processes_by_default() -> tuple[int, str]:
+    """How many processes `accelerate launch` without options means to start here, and what says so."""
+    file = _default_launch_file()
+    count = _processes_in(file) if file else None
+    if count is not None:
+        return count, f"says {file}"
+    gpus = torch.cuda.device_count()
+    return max(1, gpus), "one for each GPU" if gpus else "there is no GPU"
+
+
 def choose_device(wanted: str = "auto") -> torch.device:
-    """The accelerator of this process, or the CPU.
+    """The accelerator of this process, or the CPU, which a launch with `--cpu` asks for as well.
 
     Raises:
         ConfigError: for a name that is neither `auto` nor `cpu`.
@@ -119,6 +144,8 @@ def choose_device(wanted: str = "auto") -> torch.device:
         raise ConfigError(
             f"`--device {wanted}` is not known: `auto` takes the accelerator where there is one, `cpu` never does"
         )
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        wanted = "cpu"
     if wanted == "auto" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if wanted == "auto" and torch.backends.mps.is_available():

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from gantk_eval import Evaluator, Report
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
+from gantk_eval.scores import METRICS
 
 from gantk import records
 from gantk.config import load_config
 from gantk.data import Dataset, open_dataset
+from gantk.errors import ConfigError
 from gantk.runs import find_checkpoint
 from gantk.runtime import connect
 from gantk.sampling import Sampler, load_sampler
@@ -44,6 +46,13 @@ def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_
     return Evaluator(dataset.train, dataset.heldout, device=device, seed=seed, batch_size=batch_size, **options)
 
 
+def check_best_by(best_by: str | None, metrics: tuple[str, ...] | None) -> None:
+    """Raises `ConfigError` for a metric that there is not, or that is not computed."""
+    known = metrics or tuple(METRICS)
+    if best_by is not None and best_by not in known:
+        raise ConfigError(f"`evaluate.best_by: {best_by}` is not among the metrics: choose from {', '.join(known)}")
+
+
 def best_value(report: Report, best_by: str | None) -> tuple[str, float] | None:
     """The metric that ranks checkpoints and its value: `best_by`, or the Fréchet distance of the tier in use."""
     metrics = report.to_dict()["metrics"]
@@ -52,6 +61,14 @@ def best_value(report: Report, best_by: str | None) -> tuple[str, float] | None:
         if name in metrics and metrics[name]["value"] is not None:
             return name, float(metrics[name]["value"])
     return None
+
+
+def is_better(score: tuple[str, float], best: tuple[str, float] | None) -> bool:
+    """Whether `score` beats `best`: lower distances, higher Inception Scores and accuracies."""
+    if best is None or score[0] != best[0]:
+        return True
+    higher_is_better = METRICS[score[0]].kind in ("is", "accuracy")
+    return score[1] > best[1] if higher_is_better else score[1] < best[1]
 
 
 @dataclass(frozen=True)

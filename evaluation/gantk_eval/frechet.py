@@ -63,7 +63,12 @@ def frechet_distance(
 
 
 def extrapolated_frechet_distance(
-    features: np.ndarray, reference: Statistics, *, seed: int = 0, points: int = 8
+    features: np.ndarray,
+    reference: Statistics,
+    *,
+    reference_factor: np.ndarray | None = None,
+    seed: int = 0,
+    points: int = 8,
 ) -> float | None:
     """FD for endlessly many generated images, by the straight line in 1/N (Chong & Forsyth 2020, FID∞).
 
@@ -75,7 +80,8 @@ def extrapolated_frechet_distance(
     if count < 4 * dims or count < 100:
         return None
     generator = np.random.default_rng(seed)
-    reference_factor = factor(reference)
+    if reference_factor is None:
+        reference_factor = factor(reference)
     sizes = np.linspace(count // 2, count, points).astype(int)
     distances = []
     for size in sizes:

@@ -192,7 +192,7 @@ class EvaluateConfig(Section):
     metrics: tuple[str, ...] | None = None
     """For example `[fid, is, kid]`. Default: those, or with no Inception weights at hand the weights-free tier."""
     best_by: str | None = None
-    """The metric whose lowest value marks the best checkpoint. Default: the Fréchet distance of the tier in use."""
+    """The metric that marks the best checkpoint. Default: the Fréchet distance of the tier in use."""
     batch_size: int = Field(100, ge=1)
     """Images generated at a time. Part of the protocol: a chunk's size can move a pixel by one grey level."""
 

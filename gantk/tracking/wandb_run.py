@@ -65,7 +65,7 @@ class WandbRun(Sink):
             "entity": settings.wandb_entity,
         }
         sink = cls()
-        mode = settings.wandb if settings.wandb != "auto" else _mode_of_environment() or "auto"
+        mode = settings.wandb if settings.wandb != "auto" else mode_of_environment() or "auto"
         sink._start(mode, folder, identity, name=config.name, config=config.model_dump(mode="json"))
         return sink
 
@@ -76,7 +76,7 @@ class WandbRun(Sink):
         sink = cls()
         identity = read_json(folder / "wandb.json")
         if identity is not None:
-            sink._start(_mode_of_environment() or identity.get("mode") or "auto", folder, identity)
+            sink._start(mode_of_environment() or identity.get("mode") or "auto", folder, identity)
         return sink
 
     def _start(self, mode: str, folder: Path, identity: Mapping[str, Any], **options: Any) -> None:
@@ -88,7 +88,7 @@ class WandbRun(Sink):
 
     def _open(self, mode: str, folder: Path, identity: Mapping[str, Any], **options: Any) -> None:
         # Without a key W&B would ask for one, and on a terminal wait for the answer for ever.
-        if mode != "offline" and not _has_key():
+        if mode != "offline" and not has_key():
             level = logging.INFO if mode == "auto" else logging.WARNING
             log.log(level, "W&B is off, for there is no API key: set $WANDB_API_KEY, or run `wandb login`.")
             return
@@ -150,11 +150,11 @@ class WandbRun(Sink):
         self._run.finish(exit_code=exit_code)
 
 
-def _mode_of_environment() -> Mode | None:
+def mode_of_environment() -> Mode | None:
     return _ENVIRONMENT_MODES.get(os.environ.get("WANDB_MODE", "").strip().lower())
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether W&B finds a key by itself: in the environment, a netrc file or its own settings. It does not
     ask."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from gantk_eval import Evaluator
 
 from gantk import records
 from gantk.config import Config, differences, dump_yaml, load_config
@@ -37,15 +38,11 @@ from gantk.training.phases import PhaseRunner
 
 log = logging.getLogger("gantk")
 
-# What may differ between a checkpoint and the config that goes on from it: none of it moves a weight that was trained.
+# What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
+# (threads, device, number of processes) is announced when the checkpoint is loaded.
 _MAY_CHANGE = (
-    "train.kimg",
-    "train.log_every_kimg",
-    "checkpoint.",
-    "samples.",
-    "evaluate.",
-    "tracking.",
-    "name",
+    *("train.kimg", "train.log_every_kimg", "train.threads", "train.device", "train.world_size", "train.compile"),
+    *("data.storage", "checkpoint.", "samples.", "evaluate.", "tracking.", "name"),
 )
 
 
@@ -74,12 +71,14 @@ class Trainer:
         self._signal: int | None = None
         self._clock = (time.perf_counter(), 0)
         start = self._find_start(resume)
+        if start is not None:
+            self._refuse_changes(start, allow_changes)
         if self.runtime.is_main:
             records.open_log(self.folder)
             log.info("run %s: %s", config.name, self.runtime.in_force.sentence())
             self.status = records.Status(self.folder)
         try:
-            self._prepare(start, allow_changes)
+            self._prepare(start)
         except BaseException as error:
             self._record_end(error)
             raise
@@ -113,10 +112,8 @@ class Trainer:
             log.warning(problem)
         return newest
 
-    def _prepare(self, start: Checkpoint | None, allow_changes: bool) -> None:
+    def _prepare(self, start: Checkpoint | None) -> None:
         config, runtime = self.config, self.runtime
-        if start is not None:
-            self._refuse_changes(start, allow_changes)
         self.dataset = open_dataset(config.data, seed=config.seed, device=runtime.device, progress=runtime.is_main)
         self.extra = {
             name: open_dataset(data, seed=config.seed, device=runtime.device, progress=runtime.is_main)
@@ -164,7 +161,7 @@ class Trainer:
             Evaluation(config.evaluate.every_kimg, config.train.kimg),
             Checkpoints(config.checkpoint.every_kimg),
         ]
-        self._evaluator: Any = None
+        self._evaluator = self._build_evaluator() if config.evaluate.every_kimg <= config.train.kimg else None
         if runtime.is_main:
             self._open_records(start)
 
@@ -253,24 +250,33 @@ class Trainer:
 
     # Evaluation and checkpoints
 
+    def _build_evaluator(self) -> Evaluator:
+        """Refuses unknown metrics and missing weights; what takes long waits for the first evaluation."""
+        from gantk.scoring import build_evaluator, check_best_by
+
+        config = self.config.evaluate
+        check_best_by(config.best_by, config.metrics)
+        return build_evaluator(
+            self.dataset,
+            device=self.runtime.device,
+            seed=self.config.seed,
+            batch_size=config.batch_size,
+            metrics=config.metrics,
+            progress=self.runtime.is_main and self.config.tracking.progress,
+        )
+
     def evaluate(self) -> None:
         """Score the averaged networks on all processes; mark the best."""
-        from gantk.scoring import best_value, build_evaluator, generated_images
+        from gantk.scoring import best_value, generated_images, is_better
 
         config = self.config.evaluate
         if self._evaluator is None:
-            self._evaluator = build_evaluator(
-                self.dataset,
-                device=self.runtime.device,
-                seed=self.config.seed,
-                batch_size=config.batch_size,
-                metrics=config.metrics,
-            )
+            self._evaluator = self._build_evaluator()
         report = self._evaluator.evaluate(
             generated_images(self.sampler, config.samples, f"{self.config.name}:{self.step}")
         )
         score = best_value(report, config.best_by)
-        if score is not None and (self.best is None or score[0] != self.best[0] or score[1] < self.best[1]):
+        if score is not None and is_better(score, self.best):
             self.best, self.best_is_new = score, True
         if self.runtime.is_main:
             values = report.to_dict()

@@ -362,11 +362,11 @@ def test_a_pinned_and_decoded_hub_dataset_needs_no_hub(
     hub_twin: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = config("hub", "owner/insects", revision="0123456789abcdef" * 2 + "01234567")
-    monkeypatch.setattr("gantk.data.sources.hub.Hub._commit", lambda self: self.revision)
+    monkeypatch.setattr("gantk.data.sources.hub.Hub.commit_on_hub", lambda self: self.revision)
     monkeypatch.setattr("gantk.data.sources.hub.offline", lambda: False)
     first = open_dataset(pinned)
     assert [call["revision"] for call in hub_twin] == [pinned.revision]
-    monkeypatch.setattr("gantk.data.sources.hub.Hub._commit", lambda self: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("gantk.data.sources.hub.Hub.commit_on_hub", lambda self: pytest.fail("the hub was asked"))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub's files were asked for"))
     assert open_dataset(pinned).sha256 == first.sha256
 

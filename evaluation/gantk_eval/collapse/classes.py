@@ -23,11 +23,13 @@ def corrected_shares(shares: np.ndarray, confusion: np.ndarray) -> np.ndarray:
     `shares` [..., K], `confusion` [..., K, K] with rows that sum to 1. Unbiased, and therefore sometimes below zero. Where
     the classifier cannot tell classes apart (a singular C) the least-squares solution is taken.
     """
-    transposed = np.swapaxes(confusion, -1, -2)
-    try:
-        return np.linalg.solve(transposed, shares[..., None])[..., 0]
-    except np.linalg.LinAlgError:
-        return (np.linalg.pinv(transposed) @ shares[..., None])[..., 0]
+    if confusion.ndim == 2:
+        flat = shares.reshape(-1, len(confusion)).T
+        try:
+            return np.linalg.solve(confusion.T, flat).T.reshape(shares.shape)
+        except np.linalg.LinAlgError:
+            return (np.linalg.pinv(confusion.T) @ flat).T.reshape(shares.shape)
+    return np.linalg.solve(np.swapaxes(confusion, -1, -2), shares[..., None])[..., 0]
 
 
 def _rows(confusion: np.ndarray) -> np.ndarray:
@@ -48,10 +50,9 @@ def _ratio_draws(
     gamma = generator.standard_gamma
     if classes <= 100:
         rows = gamma(confusion + 1.0 / classes, size=(DRAWS, classes, classes))
-        rows = np.maximum(rows, 1e-300)
-        rows /= rows.sum(axis=2, keepdims=True)
+        rows /= np.maximum(rows.sum(axis=2, keepdims=True), 1e-300)
     else:
-        rows = np.broadcast_to(_rows(confusion), (DRAWS, classes, classes))
+        rows = _rows(confusion)  # too many to draw; with this many classes the counts of G are the smaller ones anyway
     histograms = []
     for counts in (fake, real):
         draws = gamma(counts + 0.5, size=(DRAWS, classes))

@@ -68,7 +68,7 @@ class Hub:
         """
         import datasets
 
-        commit = None if offline() else self._commit()
+        commit = None if offline() else self.commit_on_hub()
         options: dict[str, Any] = {"name": self.name, "revision": commit or self.revision}
         if commit:
             options["download_config"] = datasets.DownloadConfig(max_retries=5)
@@ -113,7 +113,7 @@ class Hub:
                 "downloaded is kept), or use a local copy with data.source=folder or data.source=parquet"
             ) from error
 
-    def _commit(self) -> str | None:
+    def commit_on_hub(self) -> str | None:
         """The commit that the revision is now, or None where the hub does not answer within seconds."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -129,7 +129,7 @@ class Hub:
         # In a thread of its own, for looking a name up knows no time limit.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
-        thread.join(PROBE_SECONDS + 1)
+        thread.join(PROBE_SECONDS)
         found = answer[0] if answer else None
         if isinstance(found, RevisionNotFoundError):
             raise DataError(

@@ -1,0 +1,390 @@
+"""The evaluator: one pass over the images, every extractor run once, then the metrics, their floors and the verdict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk_eval import distributed
+from gantk_eval.cache import key_of, read_arrays, write_bytes
+from gantk_eval.cache import pack as pack_arrays
+from gantk_eval.collapse.calibration import PERMUTATIONS
+from gantk_eval.collapse.verdict import MOST_IMAGES, ClassEvidence, Evidence, inconclusive, judge
+from gantk_eval.errors import DataError, UserError, WeightsError
+from gantk_eval.extractors import Extractor
+from gantk_eval.extractors.classifier import ClassifierExtractor
+from gantk_eval.extractors.inception import InceptionExtractor, find_weights
+from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+from gantk_eval.images import ImageSet
+from gantk_eval.inception_score import SPLITS
+from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
+from gantk_eval.protocol import Protocol
+from gantk_eval.report import Report
+from gantk_eval.scores import METRICS, Features, Scorer
+
+__all__ = ["Evaluator", "evaluate"]
+
+FEATURE_CACHE = "features-1"
+
+
+def evaluate(fake: ImageSet, reference: ImageSet, heldout: ImageSet | None = None, **options: Any) -> Report:
+    """Compares generated images with real ones: `Evaluator(reference, heldout, **options).evaluate(fake)`."""
+    return Evaluator(reference, heldout, **options).evaluate(fake)
+
+
+class Evaluator:
+    """Evaluates sets of generated images against one reference; what is known of the reference is worked out once.
+
+    `reference`: real images, of the training split as a rule; with labels a classifier can be trained on them.
+    `heldout`: real images that no one trained on, for the floors and the collapse verdict.
+    `metrics`: names out of `METRICS`; None takes fid, is and kid where Inception weights are at hand, else the weights-free
+    tier with a warning on stderr. `device`: where networks run. `seed`: of the classifier and the permutations.
+    `batch_size`: images a chunk; chunks are aligned to the global index. `kid_subset_size`: default 1000 (where `metrics` is
+    None and there are fewer images, as many as there are). `inception_weights`: a file of your own in torch-fidelity's
+    format; its scores are called `fd_inception-custom` and so on. `accuracy_floor`: the held-out accuracy below which the
+    classifier is refused (0.97 for grey, 0.65 for colour images). `collapse`: whether to work out the verdict.
+
+    With `torch.distributed` initialised, all ranks make one and call `evaluate` together; each gets the same report.
+    Raises, before anything expensive starts: UserError for an unknown metric, WeightsError for missing weights that a
+    metric named in `metrics` needs, DataError for image sets that do not fit.
+    """
+
+    def __init__(
+        self,
+        reference: ImageSet,
+        heldout: ImageSet | None = None,
+        *,
+        metrics: Sequence[str] | None = None,
+        device: Any = "cpu",
+        seed: int = 0,
+        batch_size: int = 100,
+        kid_subset_size: int | None = None,
+        progress: bool = False,
+        inception_weights: str | Path | None = None,
+        accuracy_floor: float | None = None,
+        collapse: bool = True,
+        permutations: int = PERMUTATIONS,
+    ) -> None:
+        self.reference, self.heldout = reference, heldout
+        self._explicit = metrics is not None
+        self._wanted = tuple(dict.fromkeys(metrics or ()))
+        self._device, self._seed, self._batch_size = device, seed, batch_size
+        self._kid_subset_size, self._progress = kid_subset_size, progress
+        self._inception_weights, self._accuracy_floor = inception_weights, accuracy_floor
+        self._collapse, self._permutations = collapse, permutations
+        self._extractors: dict[str, Extractor] = {}
+        self._real: dict[tuple[str, str], Features] = {}
+        self._no_classifier = ""
+        self._prepared = False
+        if batch_size < 1:
+            raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
+        if metrics is not None and not self._wanted:
+            raise UserError(f"no metrics are named; choose from {', '.join(METRICS)}")
+        unknown = [name for name in self._wanted if name not in METRICS]
+        if unknown:
+            raise UserError(f"there is no metric {', '.join(unknown)}; choose from {', '.join(METRICS)}")
+        if len(reference) < 2:
+            raise DataError(f"{reference.name} holds {len(reference)} image; a reference needs at least 2")
+        if heldout is not None:
+            self._check_shape(heldout)
+        self._weights = self._find_inception()
+
+    def _check_shape(self, images: ImageSet) -> None:
+        if tuple(images.shape) != tuple(self.reference.shape):
+            (h, w, c), (height, width, channels) = images.shape, self.reference.shape
+            raise DataError(
+                f"{images.name} is {w}×{h} with {c} channels, but {self.reference.name} is {width}×{height} with {channels}; "
+                "bring both to one size and mode"
+            )
+
+    def _find_inception(self) -> tuple[Path, bool] | None:
+        """The weights file and whether it is custom; None where it isn't needed, or is missing and was not asked for."""
+        if self._explicit and not any(METRICS[name].extractor == "inception" for name in self._wanted):
+            return None
+
+        def find() -> bytes:  # on one rank: 16 processes need not try to download at once
+            try:
+                path, custom = find_weights(self._inception_weights)
+            except WeightsError:
+                if self._explicit or self._inception_weights:
+                    raise
+                return b""
+            return json.dumps([str(path), custom]).encode()
+
+        found = distributed.from_first(find)
+        if not found:
+            return None
+        path, custom = json.loads(found)
+        return Path(path), bool(custom)
+
+    # -- what is worked out once ------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Builds the extractors and the reference's features; `evaluate` does it where it has not been done."""
+        if self._prepared:
+            return
+        classifier = self._choose()
+        if any(METRICS[name].extractor == "inception" for name in self._wanted):
+            assert self._weights is not None
+            self._extractors["inception"] = InceptionExtractor(
+                self._weights[0], custom=self._weights[1], device=self._device
+            )
+        if classifier is not None:
+            self._extractors["classifier"] = classifier
+        if self._collapse or any(METRICS[name].extractor == "pixel_pca" for name in self._wanted):
+            self._extractors["pixel_pca"] = PixelPCAExtractor(self.reference)
+        for images in (self.reference, self.heldout):
+            if images is not None:
+                self._real_features(images)
+        self._prepared = True
+
+    def _choose(self) -> ClassifierExtractor | None:
+        """Fixes the metrics, and trains the classifier where a metric or the verdict wants it and the data allows it."""
+        needs = self._explicit and any(METRICS[name].extractor == "classifier" for name in self._wanted)
+        tier = not self._explicit and self._weights is None
+        classifier = None
+        if needs or tier or (self._collapse and self.heldout is not None):
+            try:
+                classifier = ClassifierExtractor(
+                    self.reference,
+                    seed=self._seed,
+                    device=self._device,
+                    floor=self._accuracy_floor,
+                    progress=self._progress and distributed.rank() == 0,
+                )
+            except DataError as error:
+                if needs:
+                    raise
+                self._no_classifier = str(error)
+        if not self._explicit:
+            self._wanted = ("fid", "is", "kid")
+            if self._weights is None and classifier is not None:
+                self._wanted = ("fd_classifier", "is_classifier", "kd_classifier")
+            elif self._weights is None:
+                self._wanted = ("fd_pixel_pca", "kd_pixel_pca")
+        if tier:
+            why = f" ({self._no_classifier})" if classifier is None else ""
+            self._warn(
+                f"no Inception weights here, so {', '.join(self._wanted)} stand in for FID, IS and KID{why}; they compare "
+                "only with themselves"
+            )
+        return classifier
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        if distributed.rank() == 0:
+            print(f"warning: {message}", file=sys.stderr)
+
+    def _real_features(self, images: ImageSet) -> dict[str, Features]:
+        """Features of real images by extractor: from memory, else the cache, else extracted now and cached."""
+        role = "reference" if images is self.reference else "heldout"
+        missing = [name for name in self._extractors if (role, name) not in self._real]
+        if missing:
+            paths = {name: self._cache_path(images, self._extractors[name]) for name in missing}
+
+            def read() -> bytes:
+                found = []
+                for name in missing:
+                    arrays = read_arrays(paths[name])
+                    features = None if arrays is None else arrays.get("features")
+                    good = features is not None and features.shape == (len(images), self._extractors[name].dims)
+                    if good:
+                        self._real[role, name] = Features(features, self._extractors[name])
+                    found.append(good)
+                return json.dumps(found).encode()
+
+            # Only rank 0 computes metrics, so only it needs the features; but all must agree on what to extract.
+            there = json.loads(distributed.from_first(read))
+            todo = [name for name, good in zip(missing, there, strict=True) if not good]
+            for name, features in self._extract(images, todo, role).items():
+                self._real[role, name] = features
+                if distributed.rank() == 0:
+                    write_bytes(paths[name], pack_arrays({"features": features.values}))
+        return {name: self._real[role, name] for name in self._extractors if (role, name) in self._real}
+
+    def _cache_path(self, images: ImageSet, extractor: Extractor) -> Path:
+        from gantk_eval.paths import cache_folder
+
+        fields = {
+            "format": FEATURE_CACHE,
+            "images": images.fingerprint(),
+            "extractor": extractor.name,
+            "weights": extractor.weights_sha256,
+            "resize": extractor.resize,
+            "precision": extractor.precision,
+            "device": str(self._device).split(":")[0],
+        }
+        return cache_folder() / "features" / f"{key_of(fields)}.npz"
+
+    # -- extraction -------------------------------------------------------------------------------------------------
+
+    def _extract(self, images: ImageSet, names: Sequence[str], role: str) -> dict[str, Features]:
+        """One pass: this rank's chunks through the named extractors, then all ranks' rows in index order."""
+        if not names:
+            return {}
+        from tqdm import tqdm
+
+        count = len(images)
+
+        def work() -> tuple[np.ndarray, ...]:
+            rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+            mine = distributed.chunks(count, self._batch_size)
+            silent = not self._progress or distributed.rank() != 0
+            with tqdm(total=count, desc=f"features of {role}", unit="image", file=sys.stderr, disable=silent) as bar:
+                for chunk in mine:
+                    pixels = images.read(chunk)
+                    for name in names:
+                        rows[name].append(self._extractors[name].features(pixels))
+                    bar.update(len(chunk) * distributed.world_size())
+            indices = np.concatenate([*mine, np.empty(0, dtype=np.int64)])
+            empty = [np.empty((0, self._extractors[name].dims), dtype=np.float32) for name in names]
+            return (indices, *(np.concatenate([*rows[name], e]) for name, e in zip(names, empty, strict=True)))
+
+        indices, *arrays = distributed.all_or_none(work)
+        return {
+            name: Features(distributed.gather_rows(indices, array, count), self._extractors[name])
+            for name, array in zip(names, arrays, strict=True)
+        }
+
+    # -- the evaluation ---------------------------------------------------------------------------------------------
+
+    def evaluate(self, fake: ImageSet) -> Report:
+        """Scores, floors and verdict of generated images; the same on every rank.
+
+        Raises DataError where they differ in shape from the reference, or are too few for a metric that was named.
+        """
+        self._check_shape(fake)
+        wanted, subset_size = self._check_counts(len(fake))
+        self.prepare()
+        wanted = wanted or self._enough(len(fake))
+        features = self._extract(fake, list(self._extractors), "generated images")
+        fingerprint = fake.fingerprint() if distributed.rank() == 0 else ""
+
+        def work() -> bytes:
+            return self._report(fake, features, wanted, subset_size, fingerprint).to_json(indent=None).encode()
+
+        return Report.from_dict(json.loads(distributed.from_first(work)))
+
+    def _check_counts(self, count: int) -> tuple[tuple[str, ...], int]:
+        """The metrics to work out (empty: not chosen yet) and KID's subset size; DataError where images are too few."""
+        fewest = min(count, len(self.reference))
+        if count < 2:
+            raise DataError(f"{count} generated image is too few for any metric; give at least 2")
+        size = self._kid_subset_size or (SUBSET_SIZE if self._explicit else min(SUBSET_SIZE, fewest))
+        kinds = {METRICS[name].kind: name for name in self._wanted}
+        if "is" in kinds and self._explicit and count < SPLITS:
+            raise DataError(f"{kinds['is']} takes {SPLITS} splits, and there are {count} images; give at least {SPLITS}")
+        named = "kd" in kinds or self._kid_subset_size is not None
+        if named and (size < 2 or size > fewest):
+            raise DataError(
+                f"{kinds.get('kd', 'kid')} takes subsets of {size} images, and there are {count} generated and "
+                f"{len(self.reference)} real; give more images or a subset size from 2 to {fewest} (--kid-subset-size)"
+            )
+        return (self._wanted if self._explicit else ()), size
+
+    def _enough(self, count: int) -> tuple[str, ...]:
+        """The default metrics, less those that so few images do not allow."""
+        left_out = [name for name in self._wanted if METRICS[name].kind == "is" and count < SPLITS]
+        if left_out:
+            self._warn(f"{', '.join(left_out)} left out: {SPLITS} splits of {count} images are not possible")
+        return tuple(name for name in self._wanted if name not in left_out)
+
+    def _report(
+        self, fake: ImageSet, generated: dict[str, Features], wanted: tuple[str, ...], subset_size: int, fake_sha256: str
+    ) -> Report:
+        reference = {name: self._real["reference", name] for name in self._extractors}
+        heldout = {name: self._real["heldout", name] for name in self._extractors} if self.heldout is not None else None
+        labels = align_labels(fake, self.reference)
+        scorer = Scorer(reference, heldout, None if self.heldout is None else align_labels(self.heldout, self.reference))
+        metrics = scorer.score(generated, wanted, labels, subset_size)
+        protocol = self._protocol(len(fake), wanted, subset_size, fake_sha256)
+        return Report(metrics, self._judge(generated, reference, heldout), protocol.to_dict())
+
+    def _judge(
+        self,
+        generated: dict[str, Features],
+        reference: dict[str, Features],
+        heldout: dict[str, Features] | None,
+    ) -> dict[str, Any]:
+        if not self._collapse:
+            return inconclusive("the collapse tests were turned off")
+        if heldout is None:
+            return inconclusive("no held-out images were given, and without them no test is calibrated (--heldout)")
+        if len(self.heldout or ()) < 20 or len(self.reference) < 20:
+            return inconclusive("fewer than 20 held-out or reference images; give some hundreds")
+        pixels = "pixel_pca"
+        classes = None
+        extractor = self._extractors.get("classifier")
+        if isinstance(extractor, ClassifierExtractor):
+            name = "classifier"
+            classes = ClassEvidence(
+                fake=generated[name].values,
+                heldout=heldout[name].values,
+                reference=reference[name].values[:MOST_IMAGES],
+                fake_classes=generated[name].classes,
+                heldout_classes=heldout[name].classes,
+                confusion=extractor.confusion,
+                class_names=self.reference.class_names,
+            )
+        evidence = Evidence(
+            generated[pixels].values,
+            heldout[pixels].values,
+            reference[pixels].values,
+            classes,
+            self._no_classifier or "the reference has no labels",
+        )
+        return judge(evidence, seed=self._seed, permutations=self._permutations)
+
+    def _protocol(self, count: int, wanted: tuple[str, ...], subset_size: int, fake_sha256: str) -> Protocol:
+        import torch
+
+        used = list(dict.fromkeys(METRICS[name].extractor for name in wanted))
+        extractors = [self._extractors[name] for name in used]
+        kinds = {METRICS[name].kind for name in wanted}
+        classifier = self._extractors.get("classifier")
+        return Protocol(
+            extractor="+".join(e.name for e in extractors),
+            weights_sha256="+".join(e.weights_sha256 for e in extractors),
+            resize="+".join(e.resize for e in extractors),
+            precision="+".join(e.precision for e in extractors),
+            shape=self.reference.shape,
+            n_fake=count,
+            n_real=len(self.reference),
+            n_heldout=None if self.heldout is None else len(self.heldout),
+            seed=self._seed,
+            reference_sha256=self.reference.fingerprint(),
+            heldout_sha256=None if self.heldout is None else self.heldout.fingerprint(),
+            fake_sha256=fake_sha256,
+            is_splits=SPLITS if "is" in kinds else None,
+            kid_subsets=SUBSETS if "kd" in kinds else None,
+            kid_subset_size=subset_size if "kd" in kinds else None,
+            classifier_accuracy=classifier.accuracy if isinstance(classifier, ClassifierExtractor) else None,
+            software={
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "device": str(self._device),
+                "threads": str(torch.get_num_threads()),
+                "world_size": str(distributed.world_size()),
+            },
+        )
+
+
+def align_labels(images: ImageSet, reference: ImageSet) -> np.ndarray | None:
+    """The labels of `images` in the reference's numbering: by class names where both have them, else as they are.
+
+    None where there are none; -1 for a class that the reference does not know.
+    """
+    if images.labels is None or reference.labels is None:
+        return None
+    if images.class_names is None or reference.class_names is None or images.class_names == reference.class_names:
+        return images.labels
+    number = {name: i for i, name in enumerate(reference.class_names)}
+    if not set(images.class_names) & set(number):
+        return images.labels
+    translate = np.array([number.get(name, -1) for name in images.class_names], dtype=np.int64)
+    return translate[images.labels]

@@ -1,0 +1,114 @@
+"""The Inception tier with seeded random weights in the real format, against torch-fidelity's own extractor."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gantk_eval import ArrayImages, DataError, Evaluator, WeightsError
+from gantk_eval.extractors.inception import WEIGHTS_FILE, InceptionExtractor, find_weights
+from gantk_eval.inception_score import inception_score
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+
+def pictures(count: int, side: int, seed: int, channels: int = 3) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+
+
+def theirs(weights: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    data = io.BytesIO(weights.read_bytes())
+    network = FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], feature_extractor_weights_path=data)
+    with torch.no_grad():
+        layers = network(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    return {name: value.numpy() for name, value in zip(("2048", "logits_unbiased"), layers, strict=True)}
+
+
+@pytest.mark.parametrize(("side", "channels"), [(32, 3), (64, 1)])
+def test_features_are_torch_fidelitys(inception_weights: Path, side: int, channels: int) -> None:
+    images = pictures(3, side, 0, channels)
+    extractor = InceptionExtractor(inception_weights, custom=True)
+    before = torch.random.get_rng_state()
+    mine = extractor.features(images)
+    assert torch.equal(before, torch.random.get_rng_state())
+    expected = theirs(inception_weights, np.repeat(images, 3 // channels, axis=3))
+    error = np.linalg.norm(mine - expected["2048"], axis=1) / np.linalg.norm(expected["2048"], axis=1)
+    assert np.linalg.norm(expected["2048"][0] - expected["2048"][1]) > 1e-3  # else the test could not fail
+    assert error.max() <= 1e-5
+    assert np.allclose(extractor.logits(mine), expected["logits_unbiased"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_score_under_other_weights_is_never_called_fid(inception_weights: Path) -> None:
+    reference, fake = ArrayImages(pictures(12, 16, 0)), ArrayImages(pictures(11, 16, 1))
+    evaluator = Evaluator(
+        reference, metrics=["fid", "is", "kid"], inception_weights=inception_weights, kid_subset_size=5, collapse=False
+    )
+    report = evaluator.evaluate(fake)
+    assert set(report.metrics) == {"fd_inception-custom", "is_inception-custom", "kd_inception-custom"}
+    assert report.protocol["extractor"] == "inception-custom"
+    assert report.metrics["kd_inception-custom"]["subset_size"] == 5
+    assert report.metrics["fd_inception-custom"]["floor"] is None
+    assert report.verdict == "inconclusive"
+    layers = theirs(inception_weights, fake.read(range(11)))
+    score = inception_score(layers["logits_unbiased"])[0]
+    assert report.metrics["is_inception-custom"]["value"] - 1 == pytest.approx(score - 1, rel=1e-3)
+    x, y = layers["2048"].astype(np.float64), theirs(inception_weights, reference.read(range(12)))["2048"].astype(np.float64)
+    xc, yc = x - x.mean(axis=0), y - y.mean(axis=0)
+    nuclear = np.linalg.svd(xc @ yc.T, compute_uv=False).sum() / np.sqrt(10 * 11)
+    exact = ((x.mean(0) - y.mean(0)) ** 2).sum() + (xc**2).sum() / 10 + (yc**2).sum() / 11 - 2 * nuclear
+    assert report.metrics["fd_inception-custom"]["value"] == pytest.approx(exact, rel=1e-5)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_missing_weights_are_named_with_hash_and_place(tmp_path: Path) -> None:
+    images = ArrayImages(pictures(4, 8, 0))
+    with pytest.raises(WeightsError, match=rf"{WEIGHTS_FILE}.*6726825d") as caught:
+        Evaluator(images, metrics=["fid"])
+    assert caught.value.exit_code == 3
+    assert str(tmp_path / "weights") in str(caught.value)
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path, inception_weights: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / WEIGHTS_FILE).write_bytes(inception_weights.read_bytes())
+    with pytest.raises(WeightsError, match="sha256 begins with"):
+        find_weights()
+
+
+def test_own_weights_by_environment(monkeypatch: pytest.MonkeyPatch, inception_weights: Path) -> None:
+    monkeypatch.setenv("GANTK_INCEPTION_WEIGHTS", str(inception_weights))
+    assert find_weights() == (inception_weights, True)
+    monkeypatch.setenv("GANTK_INCEPTION_WEIGHTS", "nowhere.pth")
+    with pytest.raises(WeightsError, match=r"nowhere\.pth"):
+        find_weights()
+
+
+def test_weights_are_never_unpickled(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"x": Payload()}, tmp_path / "bad.pth")
+    with pytest.raises(WeightsError, match=r"bad\.pth"):
+        InceptionExtractor(tmp_path / "bad.pth", custom=True)
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="state dict"):
+        InceptionExtractor(tmp_path / "other.pth", custom=True)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_too_few_images_for_a_named_metric(inception_weights: Path) -> None:
+    reference = ArrayImages(pictures(12, 8, 0))
+    evaluator = Evaluator(reference, metrics=["kid"], inception_weights=inception_weights)
+    with pytest.raises(DataError, match="subsets of 1000 images"):
+        evaluator.evaluate(ArrayImages(pictures(12, 8, 1)))
+    evaluator = Evaluator(reference, metrics=["is"], inception_weights=inception_weights)
+    with pytest.raises(DataError, match="10 splits"):
+        evaluator.evaluate(ArrayImages(pictures(9, 8, 1)))
+    with pytest.raises(DataError, match="at least 2"):
+        evaluator.evaluate(ArrayImages(pictures(1, 8, 1)))
