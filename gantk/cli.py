@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gantk import __version__
-from gantk.errors import CollapseError, ConfigError, UserError
+from gantk.errors import CollapseError, ConfigError, InterruptedRunError, PreemptedError, UserError
 
 app = typer.Typer(
     name="gantk",
@@ -42,7 +42,8 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu", help=
 def _load(config: str, overrides: list[str] | None, name: str | None = None) -> Any:
     from gantk.config import load_config
 
-    return load_config(config, [*(overrides or []), *([f"name={name}"] if name else [])])
+    # In quotes: a name such as `42` or `no` is no number and no truth value.
+    return load_config(config, [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else [])])
 
 
 @app.command()
@@ -282,8 +283,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except SystemExit as stop:
         code = stop.code
     except UserError as error:
-        # A wrong config is wrong on every process, and is said once.
-        if _is_main() or not isinstance(error, ConfigError):
+        # A wrong config is wrong on every process, and all of them stop when they are asked to: that is said once.
+        if _is_main() or not isinstance(error, (ConfigError, InterruptedRunError, PreemptedError)):
             typer.echo(f"gantk: {error}", err=True)
         code = error.exit_code
     except KeyboardInterrupt:

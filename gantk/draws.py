@@ -55,7 +55,9 @@ class Draws:
     """
 
     def __init__(self, key: int, index: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        self.key, self.index, self.dtype = key, index, dtype
+        self.key, self.dtype, self.device = key, dtype, index.device
+        # Apple's GPUs have no float64, which `normal` and `categorical` need on the way.
+        self.index = index.cpu() if index.device.type == "mps" else index
 
     def _bits(self, columns: int) -> Tensor:
         """int64 [N, columns] of uniform bits."""
@@ -67,7 +69,9 @@ class Draws:
         """[N, *shape], uniform on [low, high)."""
         # 24 bits are what float32 holds exactly; more would round up to `high` itself.
         unit = _shift_right(self._bits(math.prod(shape)), 40).to(self.dtype) * 2.0**-24
-        return (unit * (high - low) + low).reshape(-1, *shape)
+        # The sum can round up to `high` as well, where `low` is far from 0.
+        below = torch.nextafter(torch.tensor(high, dtype=self.dtype), torch.tensor(low, dtype=self.dtype)).item()
+        return (unit * (high - low) + low).clamp_max(below).reshape(-1, *shape).to(self.device)
 
     def normal(self, *shape: int) -> Tensor:
         """[N, *shape], standard normal, by the Box–Muller transform."""
@@ -77,14 +81,15 @@ class Draws:
         first = (_shift_right(bits[:, :count], 11) + 1).double() * 2.0**-53
         second = _shift_right(bits[:, count:], 11).double() * 2.0**-53
         values = torch.sqrt(-2.0 * torch.log(first)) * torch.cos((2 * math.pi) * second)
-        return values.to(self.dtype).reshape(-1, *shape)
+        return values.to(self.dtype).reshape(-1, *shape).to(self.device)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """int64 [N, *shape], uniform on 0 … high−1 (biased by less than high/2^63)."""
-        return (_shift_right(self._bits(math.prod(shape)), 1) % high).reshape(-1, *shape)
+        return (_shift_right(self._bits(math.prod(shape)), 1) % high).reshape(-1, *shape).to(self.device)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
         """int64 [N], classes drawn with `probabilities` [K]."""
         edges = probabilities.to(device=self.index.device, dtype=torch.float64).cumsum(0)
         unit = _shift_right(self._bits(1)[:, 0], 11).double() * 2.0**-53
-        return torch.searchsorted(edges / edges[-1], unit, right=True).clamp_max(len(probabilities) - 1)
+        classes = torch.searchsorted(edges / edges[-1], unit, right=True).clamp_max(len(probabilities) - 1)
+        return classes.to(self.device)

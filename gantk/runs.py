@@ -33,7 +33,8 @@ class Found:
 
     @property
     def sentence(self) -> str:
-        kind = "checkpoint" if "state.json" in self.checkpoint.files else "generator"
+        whole = any(name.startswith("optimizer.") for name in self.checkpoint.files)
+        kind = "checkpoint" if whole else "exported generator"
         return f"{kind} {self.checkpoint.folder} ({self.checkpoint.kimg:g} kimg)"
 
 
@@ -57,7 +58,10 @@ def find_checkpoint(spec: str) -> Found:
     Raises:
         CheckpointError: where there is none; the sentence lists the runs that there are.
     """
-    name, _, which = spec.partition("@")
+    name, which = spec, ""
+    if "@" in spec and not Path(spec).expanduser().exists():
+        # The last one: a path may hold an `@` of its own.
+        name, _, which = spec.rpartition("@")
     path = Path(name).expanduser()
     run = next((p for p in (path, runs_folder() / name) if (p / "checkpoints").is_dir()), None)
     if run is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
@@ -91,7 +93,8 @@ def _processes_asked_for() -> int | None:
         parent = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return None
-    if not any("accelerate" in word for word in parent[:3]) or "launch" not in parent:
+    # `accelerate launch`, `accelerate-launch` and `python -m accelerate.commands.launch`, behind an interpreter or not.
+    if not any("accelerate" in word for word in parent[:4]) or not any("launch" in word for word in parent[:4]):
         return None
     options = dict(pairwise(parent))
     for word in parent:
@@ -103,8 +106,8 @@ def _processes_asked_for() -> int | None:
         file = options.get("--config_file") or options.get("--config-file")
         if file is None and "--cpu" not in parent:
             file = _default_launch_file()
-        count = _processes_in(file) if file else None
-    return int(str(count)) if str(count).isdigit() else None
+        return _processes_in(file) if file else None
+    return int(count) if count.isdigit() else None
 
 
 def _default_launch_file() -> str | None:
@@ -184,6 +187,8 @@ class Runtime:
         # Buffers are averaged once a step by `average_buffers`: a broadcast before each forward pass would write to
         # tensors that the backward pass of the one before still needs.
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Accelerate keeps its settings for the life of the process; a second run in it may have others.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[ddp])
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
@@ -206,8 +211,10 @@ class Runtime:
             torch.backends.cudnn.benchmark = False
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        elif self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+        else:
+            torch.backends.cudnn.deterministic = False
+            torch.backends.cudnn.benchmark = self.device.type == "cuda"
+            torch.use_deterministic_algorithms(False)
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor_name()
         self.in_force = InForce(
             device=self.device.type,
@@ -247,7 +254,7 @@ class Runtime:
         """To the device, dtype and memory format of the run."""
         network = network.to(device=self.device, dtype=self.dtype)
         if self.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)
         return network
 
     def distribute(self, network: nn.Module) -> nn.Module:
@@ -256,7 +263,10 @@ class Runtime:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         if self.compile:
             network.compile(dynamic=False)
-        wrapped: nn.Module = self.accelerator.prepare_model(network)
+        with warnings.catch_warnings():
+            # Its new name does not exist in the oldest PyTorch that we support, and does something else.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated", category=FutureWarning)
+            wrapped: nn.Module = self.accelerator.prepare_model(network)
         return wrapped
 
     @contextlib.contextmanager

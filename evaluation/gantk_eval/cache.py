@@ -42,7 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as the bytes of an .npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: array for name, array in arrays.items()})
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

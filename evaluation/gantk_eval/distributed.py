@@ -63,9 +63,7 @@ def gather_rows(indices: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray
         indices, rows = _all_gather(indices, rows)
     order = np.argsort(indices, kind="stable")
     if len(indices) != count or not np.array_equal(indices[order], np.arange(count)):
-        raise RuntimeError(
-            f"evaluation gathered {len(indices)} samples where there must be {count}, each once"
-        )
+        raise RuntimeError(f"evaluation gathered {len(indices)} samples where there must be {count}, each once")
     return np.ascontiguousarray(rows[order])
 
 

@@ -192,10 +192,10 @@ class Evaluator:
                 for name in missing:
                     arrays = read_arrays(paths[name])
                     features = None if arrays is None else arrays.get("features")
-                    good = features is not None and features.shape == (len(images), self._extractors[name].dims)
-                    if good:
+                    found.append(False)
+                    if features is not None and features.shape == (len(images), self._extractors[name].dims):
                         self._real[role, name] = Features(features, self._extractors[name])
-                    found.append(good)
+                        found[-1] = True
                 return json.dumps(found).encode()
 
             # Only rank 0 computes metrics, so only it needs the features; but all must agree on what to extract.
@@ -242,8 +242,11 @@ class Evaluator:
                         rows[name].append(self._extractors[name].features(pixels))
                     bar.update(len(chunk) * distributed.world_size())
             indices = np.concatenate([*mine, np.empty(0, dtype=np.int64)])
-            empty = [np.empty((0, self._extractors[name].dims), dtype=np.float32) for name in names]
-            return (indices, *(np.concatenate([*rows[name], e]) for name, e in zip(names, empty, strict=True)))
+            for name in names:  # a rank without a chunk still takes part in the gathering
+                extractor = self._extractors[name]
+                kind = np.float64 if extractor.precision == "fp64" else np.float32
+                rows[name].append(np.empty((0, extractor.dims), dtype=kind))
+            return (indices, *(np.concatenate(rows[name]) for name in names))
 
         indices, *arrays = distributed.all_or_none(work)
         return {
@@ -278,7 +281,9 @@ class Evaluator:
         size = self._kid_subset_size or (SUBSET_SIZE if self._explicit else min(SUBSET_SIZE, fewest))
         kinds = {METRICS[name].kind: name for name in self._wanted}
         if "is" in kinds and self._explicit and count < SPLITS:
-            raise DataError(f"{kinds['is']} takes {SPLITS} splits, and there are {count} images; give at least {SPLITS}")
+            raise DataError(
+                f"{kinds['is']} takes {SPLITS} splits, and there are {count} images; give at least {SPLITS}"
+            )
         named = "kd" in kinds or self._kid_subset_size is not None
         if named and (size < 2 or size > fewest):
             raise DataError(
@@ -295,12 +300,19 @@ class Evaluator:
         return tuple(name for name in self._wanted if name not in left_out)
 
     def _report(
-        self, fake: ImageSet, generated: dict[str, Features], wanted: tuple[str, ...], subset_size: int, fake_sha256: str
+        self,
+        fake: ImageSet,
+        generated: dict[str, Features],
+        wanted: tuple[str, ...],
+        subset_size: int,
+        fake_sha256: str,
     ) -> Report:
         reference = {name: self._real["reference", name] for name in self._extractors}
         heldout = {name: self._real["heldout", name] for name in self._extractors} if self.heldout is not None else None
         labels = align_labels(fake, self.reference)
-        scorer = Scorer(reference, heldout, None if self.heldout is None else align_labels(self.heldout, self.reference))
+        scorer = Scorer(
+            reference, heldout, None if self.heldout is None else align_labels(self.heldout, self.reference)
+        )
         metrics = scorer.score(generated, wanted, labels, subset_size)
         protocol = self._protocol(len(fake), wanted, subset_size, fake_sha256)
         return Report(metrics, self._judge(generated, reference, heldout), protocol.to_dict())

@@ -116,9 +116,7 @@ class ZipFiles:
             with self._lock:
                 return self._zip.read(str(self._paths[index]))
         except (OSError, zipfile.BadZipFile, RuntimeError, KeyError, ValueError) as error:
-            raise DataError(
-                f"cannot read {self.file(index)}: {error}; repair or remove that image"
-            ) from error
+            raise DataError(f"cannot read {self.file(index)}: {error}; repair or remove that image") from error
 
     def file(self, index: int) -> str:
         return f"{self.name}/{self._paths[index]}"
@@ -192,9 +190,7 @@ class ParquetFiles:
         ]
         if len(found) != 1:
             which = "several columns that may hold images" if found else "no column of encoded images"
-            raise DataError(
-                f"{self.name} has {which} (columns: {', '.join(schema.names)}); name the image column"
-            )
+            raise DataError(f"{self.name} has {which} (columns: {', '.join(schema.names)}); name the image column")
         return found[0]
 
     def _read_labels(self, schema: Any, features: dict[str, Any], wanted: str | None) -> None:
@@ -204,12 +200,8 @@ class ParquetFiles:
             self._check_column(schema, wanted)
             column: str | None = wanted
         else:
-            classes = [
-                n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
-            ]
-            named = [
-                n for n in LABEL_COLUMNS if n in schema.names and pa.types.is_integer(schema.field(n).type)
-            ]
+            classes = [n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"]
+            named = [n for n in LABEL_COLUMNS if n in schema.names and pa.types.is_integer(schema.field(n).type)]
             column = classes[0] if len(classes) == 1 else next(iter(named), None)
         if column is None:
             return
@@ -246,9 +238,7 @@ class ParquetFiles:
         if isinstance(value, dict):
             value = value.get("bytes")
         if not isinstance(value, bytes):
-            raise DataError(
-                f"cannot read {self.file(index)}: the row holds no encoded image; remove that row"
-            )
+            raise DataError(f"cannot read {self.file(index)}: the row holds no encoded image; remove that row")
         return value
 
     def file(self, index: int) -> str:
@@ -322,9 +312,7 @@ class EncodedImages:
             return self._kept[index]
         pixels = decode(self._files.data(index), channels=self._channels, name=self._files.file(index))
         if pixels.shape != self.shape:
-            raise DataError(
-                f"cannot read {self._files.file(index)}: its header and its pixels disagree on the size"
-            )
+            raise DataError(f"cannot read {self._files.file(index)}: its header and its pixels disagree on the size")
         if self._kept is not None:
             self._kept[index] = pixels
             self._is_kept[index] = True
@@ -333,9 +321,7 @@ class EncodedImages:
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 [n, height, width, channels]. DataError names a file that can't be decoded."""
         return (
-            np.stack([self._decode(int(i)) for i in indices])
-            if len(indices)
-            else np.empty((0, *self.shape), np.uint8)
+            np.stack([self._decode(int(i)) for i in indices]) if len(indices) else np.empty((0, *self.shape), np.uint8)
         )
 
     def fingerprint(self) -> str:

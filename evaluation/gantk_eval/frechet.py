@@ -86,9 +86,7 @@ def extrapolated_frechet_distance(
     distances = []
     for size in sizes:
         chosen = generator.permutation(count)[:size]
-        distances.append(
-            frechet_distance(Statistics.of(features[chosen]), reference, second_factor=reference_factor)
-        )
+        distances.append(frechet_distance(Statistics.of(features[chosen]), reference, second_factor=reference_factor))
     design = np.stack([np.ones(points), 1.0 / sizes], axis=1)
     solution, *_ = np.linalg.lstsq(design, np.array(distances), rcond=None)
     return float(solution[0])

@@ -57,19 +57,9 @@ def read_header(data: bytes | Path, *, name: str | None = None) -> tuple[int, in
     try:
         with Image.open(_source(data)) as image:
             width, height = image.size
-            # Only these formats carry EXIF that a camera's orientation could be in; getexif on others reads the whole file.
-            if image.format in ("JPEG", "MPO", "TIFF", "WEBP") and image.getexif().get(0x0112, 1) in (
-                5,
-                6,
-                7,
-                8,
-            ):
-                width, height = height, width
-            elif (
-                image.format == "PNG"
-                and "exif" in image.info
-                and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            ):
+            # Of the formats that carry EXIF; asking the others would read the whole file.
+            oriented = image.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in image.info
+            if oriented and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
                 width, height = height, width
             return height, width, image.mode
     except Exception as error:
@@ -83,9 +73,7 @@ def _unreadable(name: str, error: Exception) -> str:
     return f"cannot read {name}: {what}; repair or remove that image"
 
 
-def decode(
-    data: bytes | Path, *, channels: Literal[1, 3] | None = None, name: str | None = None
-) -> np.ndarray:
+def decode(data: bytes | Path, *, channels: Literal[1, 3] | None = None, name: str | None = None) -> np.ndarray:
     """Decodes one picture to uint8 [height, width, channels], by the rule at the head of this module.
 
     `channels`: 1 (luma, ITU-R 601-2) or 3; None keeps grey pictures grey and makes everything else RGB.
@@ -207,9 +195,7 @@ def _check_pixels(array: np.ndarray, name: str) -> np.ndarray:
             raise DataError(
                 f"{name} has shape {array.shape}, which looks like N×C×H×W; give N×H×W×C (move axis 1 to the end)"
             )
-        raise DataError(
-            f"{name} has {array.shape[-1]} channels (shape {array.shape}); give 1 (grey) or 3 (RGB)"
-        )
+        raise DataError(f"{name} has {array.shape[-1]} channels (shape {array.shape}); give 1 (grey) or 3 (RGB)")
     return array
 
 
@@ -335,18 +321,12 @@ def _open_numpy(path: Path) -> ArrayImages:
                         "np.savez(path, images=..., labels=...)"
                     )
                 images = loaded[key]
-                labels = (
-                    loaded["labels"] if "labels" in keys else loaded["arr_1"] if "arr_1" in keys else None
-                )
+                labels = loaded["labels"] if "labels" in keys else loaded["arr_1"] if "arr_1" in keys else None
                 names = [str(n) for n in loaded["class_names"]] if "class_names" in keys else None
     except DataError:
         raise
     except Exception as error:
-        what = (
-            "it holds Python objects, which are never unpickled"
-            if "pickle" in str(error).lower()
-            else str(error)
-        )
+        what = "it holds Python objects, which are never unpickled" if "pickle" in str(error).lower() else str(error)
         raise DataError(f"cannot read {path}: {what}; save uint8 images with np.save or np.savez") from error
     if len(images.shape) == 0 or len(images) == 0:
         raise DataError(f"{path} holds no images; give {FORMATS}")

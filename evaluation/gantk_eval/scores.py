@@ -128,7 +128,9 @@ class Scorer:
         value, std = self._value(metric, fake, reference, subset_size)
         extrapolated = None
         if metric.kind == "fd":
-            extrapolated = extrapolated_frechet_distance(fake.values, reference.statistics, reference_factor=reference.factor)
+            extrapolated = extrapolated_frechet_distance(
+                fake.values, reference.statistics, reference_factor=reference.factor
+            )
         more = {"subset_size": subset_size} if metric.kind == "kd" else {}
         return score(
             value,

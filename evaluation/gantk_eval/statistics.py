@@ -38,9 +38,7 @@ class Statistics:
             centred = features.astype(np.float64) - mean
             return cls(count, mean, centred.T @ centred / (count - 1), centred)
         total = np.zeros((dims, dims))
-        for start in range(
-            0, count, 8192
-        ):  # blocks: a float64 copy of everything would be twice the features
+        for start in range(0, count, 8192):  # blocks: a float64 copy of everything would be twice the features
             block = features[start : start + 8192].astype(np.float64) - mean
             total += block.T @ block
         return cls(count, mean, total / (count - 1))

@@ -24,6 +24,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key `{key.value}` stands here twice", key.start_mark
@@ -56,7 +58,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"the config file {file} cannot be read: {error}") from error
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # A ValueError: what looks like a date and is none.
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{file}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from error
@@ -79,7 +82,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             )
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"the value of `{override}` is not valid YAML: put it in quotes") from error
         section = merged
         for key in keys[:-1]:
@@ -112,22 +115,26 @@ def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Confi
     """
     values = dict(values)
     _import_plugins(values.get("plugins"), origin)
-    problems = []
+    problems: list[str] = []
+    explained: list[tuple[str, ...]] = []
     for key in ("network", "objective"):
         section, found = _configure(key, values)
-        problems += found
-        if section is not None:
+        if found:
+            problems += found
+            explained.append((key,))
+        elif section is not None:
             values[key] = section
-    problems += _problems_of_phases(values)
+    if found := _problems_of_phases(values):
+        problems += found
+        explained.append(("optimizer", "phases"))
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        # The parts that were checked above have their errors already, under their own paths.
-        checked = {("network",), ("objective",), ("optimizer", "phases")} if problems else set()
+        # What was explained above, under the paths of its own keys, is not said again.
         problems += [
             _explain(item, Config)
             for item in error.errors()
-            if item["loc"][:1] not in checked and item["loc"][:2] not in checked
+            if not any(item["loc"][: len(path)] == path for path in explained)
         ]
     if not problems:
         problems += _cross_check(config)
@@ -273,8 +280,10 @@ def _cross_check(config: Config) -> list[str]:
     for name, extra in config.extra_data.items():
         if extra.resolution != config.data.resolution:
             problems.append(f"`extra_data.{name}.resolution` differs from `data.resolution`: make them equal")
-    if config.optimizer.nesterov and config.optimizer.momentum == 0:
-        problems.append("`optimizer.nesterov` needs `optimizer.momentum` above 0")
+    for name in ("", *config.optimizer.phases):
+        settings, at = config.optimizer.of(name), f"optimizer.phases.{name}" if name else "optimizer"
+        if settings.type == "sgd" and settings.nesterov and settings.momentum == 0:
+            problems.append(f"`{at}.nesterov` needs `{at}.momentum` above 0: set it, or take nesterov out")
     return problems
 
 
@@ -287,7 +296,7 @@ def differences(old: Config, new: Config) -> list[str]:
     """The keys that differ, as `key: old → new`."""
 
     def flatten(value: Any, path: str = "") -> dict[str, Any]:
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             return {
                 k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()
             }

@@ -123,9 +123,11 @@ class OptimizerConfig(OptimizerSettings):
     @field_validator("phases")
     @classmethod
     def _phases(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for settings in value.values():
-            OptimizerSettings.model_validate(settings)
-        return value
+        # As they are meant, not as they are written: `1e-3` is a string to YAML, and a tuple becomes a list there.
+        return {
+            name: OptimizerSettings.model_validate(settings).model_dump(mode="json", exclude_unset=True)
+            for name, settings in value.items()
+        }
 
     def of(self, name: str) -> OptimizerSettings:
         """The settings of the optimiser `name`: the common ones, overlaid by its own."""

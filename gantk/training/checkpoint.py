@@ -63,7 +63,12 @@ def write(folder: Path, *, tensors: Mapping[str, Mapping[str, Tensor]], state: M
         CheckpointError: when it cannot be written, on a full disk say; what was half-written is taken away.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old.partial")
     try:
+        # In a container the process that was killed here before us had the same number.
+        for left in (temporary, aside):
+            if left.exists():
+                shutil.rmtree(left)
         temporary.mkdir(parents=True)
         for stem, values in tensors.items():
             plain = {name: value.detach().cpu().contiguous() for name, value in values.items()}
@@ -77,10 +82,13 @@ def write(folder: Path, *, tensors: Mapping[str, Mapping[str, Tensor]], state: M
             _sync(path)
         _sync(temporary)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(aside)
         temporary.rename(folder)
         _sync(folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as error:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"could not write the checkpoint {folder}: {error}") from error
 
@@ -127,6 +135,10 @@ class Checkpoint:
     @property
     def config_file(self) -> Path:
         return self._file("config.yaml")
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
 
     @property
     def kimg(self) -> float:
@@ -189,6 +201,29 @@ def read_best(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def drop_newer(folder: Path, step: int) -> list[str]:
+    """Delete the checkpoints beyond `step`, and the mark of the best where it is one of them.
+
+    A run that goes on from `step` takes another course; they would be taken for its newest.
+
+    Returns:
+        A sentence for each that was deleted, or could not be.
+    """
+    newer = [path for path in checkpoints_in(folder) if int(path.name.removeprefix("step-")) > step]
+    best = read_best(folder)
+    if best is not None and best["checkpoint"] in {path.name for path in newer}:
+        (folder / "best.json").unlink()
+    return [_delete(path) or f"{path} is deleted, for the run goes on from before it" for path in newer]
+
+
+def _delete(path: Path) -> str | None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        return f"could not delete the old checkpoint {path}: {error}"
+    return None
+
+
 def prune(folder: Path, keep: int) -> list[str]:
     """Delete all but the newest `keep` checkpoints and the best, and what interrupted saves left behind.
 
@@ -199,10 +234,4 @@ def prune(folder: Path, keep: int) -> list[str]:
     kept = {path.name for path in checkpoints_in(folder)[-keep:]} | ({best["checkpoint"]} if best else set())
     doomed = [path for path in checkpoints_in(folder) if path.name not in kept]
     doomed += [path for path in folder.glob(".step-*.partial") if path.is_dir()]
-    problems = []
-    for path in doomed:
-        try:
-            shutil.rmtree(path)
-        except OSError as error:
-            problems.append(f"could not delete the old checkpoint {path}: {error}")
-    return problems
+    return [problem for path in doomed if (problem := _delete(path))]

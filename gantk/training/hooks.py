@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,23 +53,24 @@ class Logging(Hook):
         if trainer.runtime.is_main:
             trainer.tracker.log(trainer.kimg, values)
             trainer.progress.update(trainer.kimg, {name: v for name, v in values.items() if name.endswith("/loss")})
-        self._stop_if_diverged(trainer, values)
+        stop_if_diverged(trainer, values)
         if trainer.runtime.is_main:
             trainer.status.update(step=trainer.step, kimg=trainer.kimg)
 
-    @staticmethod
-    def _stop_if_diverged(trainer: Trainer, values: dict[str, float]) -> None:
-        names = list(trainer.runner.nonfinite)
-        withheld = torch.stack([trainer.runner.nonfinite[name] for name in names]).tolist()
-        for name, count in zip(names, withheld, strict=True):
-            loss = values.get(f"{name}/loss", 0.0)
-            if count > 0 or not math.isfinite(loss):
-                phase = next(p for p in trainer.objective.phases if p.name == name)
-                raise DivergedError(
-                    f"phase `{name}` (which trains {', '.join(phase.trains)}) had a loss or gradient that is not finite by "
-                    f"{trainer.kimg:g} kimg; no weights were touched by it: lower `optimizer.phases.{phase.plays_with}.lr`, "
-                    "or set `clip_norm` there"
-                )
+
+def stop_if_diverged(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Raises `DivergedError` where an update was withheld, or a loss among the interval's `values` is not finite."""
+    names = list(trainer.runner.nonfinite)
+    withheld = torch.stack([trainer.runner.nonfinite[name] for name in names]).tolist()
+    for name, count in zip(names, withheld, strict=True):
+        loss = values.get(f"{name}/loss", 0.0)
+        if count > 0 or not math.isfinite(loss):
+            phase = next(p for p in trainer.objective.phases if p.name == name)
+            raise DivergedError(
+                f"phase `{name}` (which trains {', '.join(phase.trains)}) had a loss or gradient that is not finite by "
+                f"{trainer.kimg:g} kimg; no weights were touched by it: lower `optimizer.phases.{phase.plays_with}.lr`, "
+                "or set `clip_norm` there"
+            )
 
 
 class Grids(Hook):

@@ -17,7 +17,8 @@ class Meter:
 
     def add(self, name: str, value: Tensor) -> None:
         value = value.detach().float()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        # A copy: the tensor may be a game's own state, which goes on to change.
+        self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._counts[name] = self._counts.get(name, 0) + 1
 
     def read(self, runtime: Runtime) -> dict[str, float]:

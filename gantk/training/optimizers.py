@@ -62,6 +62,10 @@ class Player:
         }
         self.parameters = list(self.named.values())
         self.optimizer = build_optimizer(settings, self.parameters)
+        if settings.type == "sgd" and settings.momentum > 0:
+            # PyTorch makes it at the first step, from memory that a withheld first step leaves uninitialised.
+            for parameter in self.parameters:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.prepared: Any = self.optimizer
         """The optimiser as Accelerate wraps it."""
 
@@ -90,8 +94,15 @@ class Player:
         """The inverse of `state`.
 
         Raises:
-            CheckpointError: for a parameter that there is not, or that has another shape.
+            CheckpointError: for a parameter that there is not, or that has another shape, or the state of an optimiser
+                of another type.
         """
+        slots = {key.partition("|")[2] for key in state}
+        if slots and slots != self._slots():
+            raise CheckpointError(
+                f"the checkpoint's optimiser `{self.name}` has the state {', '.join(sorted(slots))}, and the config's type "
+                f"`{self.settings.type}` has {', '.join(sorted(self._slots())) or 'none'}: take the old type, or start anew"
+            )
         for key, value in state.items():
             name, _, slot = key.partition("|")
             parameter = self.named.get(name)
@@ -109,6 +120,14 @@ class Player:
                     f"the checkpoint's optimiser `{self.name}` has {tuple(value.shape)} for `{name}`, the config {tuple(parameter.shape)}"
                 )
             self.optimizer.state[parameter][slot] = loaded
+
+    def _slots(self) -> set[str]:
+        momentum = {"momentum_buffer"} if self.settings.momentum > 0 else set()
+        if self.settings.type == "sgd":
+            return momentum
+        if self.settings.type == "rmsprop":
+            return {"step", "square_avg"} | momentum
+        return {"step", "exp_avg", "exp_avg_sq"}
 
     def _steps_on_device(self) -> bool:
         group = self.optimizer.param_groups[0]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +30,18 @@ from gantk.training import checkpoint as checkpoints
 from gantk.training.averaging import Averaged
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
-from gantk.training.hooks import Checkpoints, Evaluation, Grids, Hook, Logging, prune_checkpoints
+from gantk.training.hooks import (
+    Checkpoints,
+    Evaluation,
+    Grids,
+    Hook,
+    Logging,
+    prune_checkpoints,
+    stop_if_diverged,
+)
 from gantk.training.phases import PhaseRunner
+from gantk.training.random_states import gather_random_states, load_random_state
+from gantk.training.signals import Signals
 
 log = logging.getLogger("gantk")
 
@@ -68,7 +75,9 @@ class Trainer:
         """Real images seen, by the first phase's count; what all intervals and schedules go by."""
         self.best: tuple[str, float] | None = None
         self.best_is_new = False
-        self._signal: int | None = None
+        self._allow_changes = allow_changes
+        self._saved_at: int | None = None
+        self.signals = Signals()
         self._clock = (time.perf_counter(), 0)
         start = self._find_start(resume)
         if start is not None:
@@ -108,6 +117,11 @@ class Trainer:
         if resume != "auto":
             return find_checkpoint(resume).checkpoint
         newest, problems = newest_whole(self.folder)
+        if problems and newest is None:
+            # Starting anew would overwrite what is left of the run.
+            raise CheckpointError(
+                f"run {self.folder} has no whole checkpoint ({problems[0]}): give another `--name`, or delete the run's folder"
+            )
         for problem in problems:
             log.warning(problem)
         return newest
@@ -188,6 +202,8 @@ class Trainer:
         self.tracker = Tracker.open(config, self.folder, resumed_kimg=kimg)
         if start is not None:
             log.info("resuming from %s", start.folder)
+            for sentence in checkpoints.drop_newer(self.folder / "checkpoints", start.step):
+                log.warning(sentence)
         self.progress = Progress(config.train.kimg, enabled=config.tracking.progress, start_kimg=self.kimg)
 
     def _refuse_changes(self, start: Checkpoint, allow: bool) -> None:
@@ -213,7 +229,7 @@ class Trainer:
     def train(self) -> None:
         """Train to the end, and record how it ended."""
         try:
-            with self._listening():
+            with self.signals.watched():
                 self._clock = (time.perf_counter(), self.images)
                 while not self.finished:
                     self.train_step()
@@ -287,9 +303,15 @@ class Trainer:
         self._restart_clock()
 
     def save(self) -> None:
-        """Write a checkpoint, whole or not at all; every process must call it."""
+        """Write a checkpoint, whole or not at all; every process must call it.
+
+        Raises:
+            DivergedError: where an update was withheld since the last logging: what spoilt its gradient may have gone
+                into the batch statistics, which a checkpoint would keep.
+        """
+        stop_if_diverged(self, {})
         name = checkpoints.checkpoint_name(self.step)
-        random_states = self._gather_random_states()
+        random_states = gather_random_states(self.runtime)
         meter = self.runner.meter.state(self.runtime)
         if self.runtime.is_main:
             folder = self.folder / "checkpoints"
@@ -305,7 +327,7 @@ class Trainer:
             if self.best_is_new and self.best is not None:
                 checkpoints.write_best(folder, name, *self.best)
             prune_checkpoints(self)
-        self.best_is_new = False
+        self.best_is_new, self._saved_at = False, self.step
         self.runtime.barrier()
         self._restart_clock()
 
@@ -331,26 +353,16 @@ class Trainer:
             "gradient_scaler": None if scaler is None else scaler.state_dict(),
         }
 
-    def _gather_random_states(self) -> dict[str, dict[str, torch.Tensor]]:
-        """PyTorch's own random state on each process, for dropout and what else draws from it."""
-        device = self.runtime.device
-        states = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(device)
-        gathered: dict[str, dict[str, torch.Tensor]] = {
-            f"rng-{rank:05d}": {} for rank in range(self.runtime.world_size)
-        }
-        for kind, state in states.items():
-            rows = self.runtime.gather(state[None].to(device)).cpu()
-            for rank, row in enumerate(rows):
-                gathered[f"rng-{rank:05d}"][kind] = row
-        return gathered
-
     def _load(self, start: Checkpoint) -> None:
         state = start.state
         data = {"": self.dataset.sha256, **{name: dataset.sha256 for name, dataset in self.extra.items()}}
         if state["data_sha256"] != data:
-            log.warning("the training images differ from those of %s", start.folder)
+            if not self._allow_changes:
+                raise CheckpointError(
+                    f"the training images are not those of {start.folder}: take the old ones, start anew with another "
+                    "`--name`, or pass `--allow-changes`"
+                )
+            log.warning("resuming with other training images than those of %s", start.folder)
         for name, module in self.runner.bare.items():
             start.load_network(name, module)
         for name, module in self.averaged.networks.items():
@@ -360,14 +372,15 @@ class Trainer:
         start.load_network("objective", self.objective)
         self.runner.meter.load_state(start.tensors("meter"), self.runtime)
         self.step, self.images, self.batches.cursor = (
-            int(state["step"]),
+            start.step,
             int(state["images"]),
             int(state["cursor"]),
         )
-        self.best = (str(state["best"][0]), float(state["best"][1])) if state["best"] else None
+        if state["best"] and self.runtime.max(int(self.runtime.is_main and self._has_best(start))):
+            self.best = (str(state["best"][0]), float(state["best"][1]))
         if state["gradient_scaler"] and self.runtime.accelerator.scaler is not None:
             self.runtime.accelerator.scaler.load_state_dict(state["gradient_scaler"])
-        self._load_random_state(start)
+        load_random_state(self.runtime, start)
         was, now = state["in_force"], json.loads(json.dumps(dict(self.runtime.describe())))
         for key in sorted(was.keys() | now.keys()):
             if was.get(key) != now.get(key):
@@ -378,51 +391,22 @@ class Trainer:
                     now.get(key),
                 )
 
-    def _load_random_state(self, start: Checkpoint) -> None:
-        stem = f"rng-{self.runtime.rank:05d}"
-        if not start.has(stem):
-            return
-        states = start.tensors(stem)
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states and self.runtime.device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"], self.runtime.device)
+    def _has_best(self, start: Checkpoint) -> bool:
+        """Whether the best so far stays marked in this run: it is not another run's, nor from after `start`."""
+        best = checkpoints.read_best(self.folder / "checkpoints")
+        return best is not None and int(best["checkpoint"].removeprefix("step-")) <= start.step
 
     # The end
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Signals are noted, and acted on between steps."""
-
-        def note(number: int, frame: object) -> None:
-            if self._signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        watched = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGUSR1"):
-            watched.append(signal.SIGUSR1)
-        before = {}
-        try:
-            for number in watched:
-                before[number] = signal.signal(number, note)
-        except ValueError:
-            # Not the main thread: whoever runs us there handles signals.
-            pass
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _stop_if_asked(self) -> None:
         """Save and stop when any process has been signalled; agreed on at each logging interval."""
         if self.runtime.world_size > 1 and not self.hooks[0].due(self):
             return
-        # An interrupt by hand weighs less than an order to leave the machine.
-        asked = self.runtime.max({None: 0, int(signal.SIGINT): 1}.get(self._signal, 2))
+        asked = self.runtime.max(self.signals.urgency)
         if not asked or self.finished:
             return
-        self.save()
+        if self._saved_at != self.step:
+            self.save()
         if asked == 1:
             raise InterruptedRunError(f"interrupted at {self.kimg:g} kimg; the same command goes on from there")
         raise PreemptedError(f"asked to stop at {self.kimg:g} kimg; the same command goes on from there")
@@ -454,9 +438,10 @@ def outcome(error: BaseException | None) -> tuple[records.State, int]:
 
 def image_shape(dataset: Dataset) -> ImageShape:
     """What networks for `dataset` are built for."""
-    shares = None
-    if dataset.class_names is not None and dataset.train.labels is not None:
-        counts = torch.bincount(torch.as_tensor(dataset.train.labels), minlength=len(dataset.class_names)).double()
+    names = shares = None
+    if dataset.num_classes and dataset.train.labels is not None:
+        # An npz or a parquet file has classes without names: their numbers are the names.
+        names = dataset.class_names or tuple(str(label) for label in range(dataset.num_classes))
+        counts = torch.bincount(torch.as_tensor(dataset.train.labels), minlength=len(names)).double()
         shares = tuple((counts / counts.sum()).tolist())
-    names = tuple(dataset.class_names) if dataset.class_names is not None else None
     return ImageShape(dataset.channels, dataset.resolution, names, shares)

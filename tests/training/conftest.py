@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,3 +45,30 @@ def launch() -> Launch:
 @pytest.fixture
 def tiny() -> Path:
     return ROOT / "configs" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished conditional run `trained` with checkpoints at steps 4 and 8. Not to be changed."""
+    import gantk
+
+    world = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANTK_RUNS", str(world / "runs"))
+        patch.setenv("GANTK_CACHE", str(world / "cache"))
+        return gantk.train(
+            ROOT / "configs" / "tiny.yaml",
+            "name=trained",
+            "network.type=conditional_dcgan",
+            "network.hidden_dim=16",
+            "train.kimg=0.256",
+            "checkpoint.every_kimg=0.128",
+            "samples.count=20",
+            "evaluate.every_kimg=99",
+        ).folder
+
+
+@pytest.fixture
+def trained_copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` in the test's own runs folder."""
+    return Path(shutil.copytree(trained, tmp_path / "runs" / "trained"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -113,3 +114,55 @@ class FeatureMatching(GAN):
         fake = gather_with_gradient(features(self.fake(networks, batch)).flatten(1)).mean(0)
         loss = (real - fake).square().sum()
         return Terms(loss, {"loss": loss.detach()})
+
+
+class DropoutConfig(GANConfig):
+    type: Literal["test_dropout"] = "test_dropout"  # type: ignore[assignment]
+
+
+@OBJECTIVES.register("test_dropout")
+class Dropout(GAN):
+    """Draws from PyTorch's own generator, and has a state of its own."""
+
+    Config = DropoutConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        self.seen += len(batch)
+        images = torch.nn.functional.dropout(batch.images, 0.2)
+        terms = super().discriminator_loss(networks, replace(batch, images=images))
+        # The state itself, which goes on to change before the interval is over.
+        return Terms(terms.loss * (1 + self.seen / 1e5), {**terms.log, "seen": self.seen})
+
+
+class PoisonConfig(GANConfig):
+    type: Literal["test_poison"] = "test_poison"  # type: ignore[assignment]
+    at: int = 2
+    """The step in which the gradients of `player` are no numbers."""
+    player: Literal["d", "g"] = "d"
+
+
+@OBJECTIVES.register("test_poison")
+class Poison(GAN):
+    """Its loss is fine, and the gradient is not: the batch statistics of that step are spoilt as well."""
+
+    Config = PoisonConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.calls = {"d": 0, "g": 0}
+
+    def _poison(self, player: str, terms: Terms) -> Terms:
+        self.calls[player] += 1
+        if player != self.config.player or self.calls[player] != self.config.at + 1:
+            return terms
+        return Terms(terms.loss * float("nan"), terms.log)
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        return self._poison("d", super().discriminator_loss(networks, batch))
+
+    def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        return self._poison("g", super().generator_loss(networks, batch))

@@ -39,9 +39,9 @@ def _rows(confusion: np.ndarray) -> np.ndarray:
 
 
 def _ratio_draws(
-    fake: np.ndarray, real: np.ndarray, confusion: np.ndarray, generator: np.random.Generator
+    fake: np.ndarray, real: np.ndarray, confusion: np.ndarray, generator: np.random.Generator, draws: int
 ) -> np.ndarray:
-    """Draws [DRAWS, K] from the posterior of (share in the generated) / (share in the real) for each class.
+    """Draws [draws, K] from the posterior of (share in the generated) / (share in the real) for each class.
 
     Dirichlet posteriors with Jeffreys' prior for both histograms and, with prior weight 1/K a cell, for the confusion: all
     three are counts, and at a few hundred images each of them matters.
@@ -49,14 +49,14 @@ def _ratio_draws(
     classes = len(fake)
     gamma = generator.standard_gamma
     if classes <= 100:
-        rows = gamma(confusion + 1.0 / classes, size=(DRAWS, classes, classes))
+        rows = gamma(confusion + 1.0 / classes, size=(draws, classes, classes))
         rows /= np.maximum(rows.sum(axis=2, keepdims=True), 1e-300)
     else:
         rows = _rows(confusion)  # too many to draw; with this many classes the counts of G are the smaller ones anyway
     histograms = []
     for counts in (fake, real):
-        draws = gamma(counts + 0.5, size=(DRAWS, classes))
-        histograms.append(draws / draws.sum(axis=1, keepdims=True))
+        weights = gamma(counts + 0.5, size=(draws, classes))
+        histograms.append(weights / weights.sum(axis=1, keepdims=True))
     generated = corrected_shares(histograms[0], rows)
     expected = corrected_shares(histograms[1], rows)
     return generated / np.maximum(expected, 0.1 / max(1, real.sum()))
@@ -95,7 +95,7 @@ def class_histogram(
     shortfall = (null.mean(axis=0) - generated) / spread
     class_p = (1 + (worst[None, :] >= shortfall[:, None] - 1e-12).sum(axis=1)) / (1 + permutations)
 
-    upper = np.quantile(_ratio_draws(seen, real, confusion, generator), 0.99, axis=0)
+    upper = np.quantile(_ratio_draws(seen, real, confusion, generator, DRAWS), 0.99, axis=0)
     judged = expected * count >= FEWEST_EXPECTED
     lost = judged & (class_p <= ALPHA)
     dropped = np.flatnonzero(lost & (upper < DROPPED))
@@ -112,7 +112,7 @@ def class_histogram(
     )
     for group, word in ((dropped, "dropped"), (starved, "starved")):
         for index in sorted(group, key=lambda i: generated[i] / expected[i]):
-            mode = class_names[index] if class_names is not None and index < len(class_names) else str(index)
+            mode = class_names[int(index)] if class_names is not None and index < len(class_names) else str(index)
             number, wanted = max(0, round(generated[index] * count)), round(expected[index] * count)
             result.reasons.append(f"class {mode} has {number:,} of an expected {wanted:,} samples ({word})")
             result.missing.append({"mode": mode, "expected": wanted, "seen": number})
@@ -145,7 +145,7 @@ def _check_power(
     found = 0
     for _ in range(POWER_RUNS):
         simulated = generator.multinomial(count, predicted)
-        bound = np.quantile(_ratio_draws(simulated, real, confusion, generator)[:, rarest], 0.99)
+        bound = np.quantile(_ratio_draws(simulated, real, confusion, generator, DRAWS // 4)[:, rarest], 0.99)
         found += bool(bound < STARVED)
     if found < POWER * POWER_RUNS:
         result.powerful = False

@@ -19,12 +19,12 @@ class Extractor(Protocol):
     resize: str
     """How images come to the network's size."""
     precision: str
-    """`fp32`, `fp64`."""
+    """`fp32` or `fp64`; features are of that type."""
     dims: int
     """The length of a feature vector."""
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, H, W, C] -> float [n, dims]; must not depend on what else is in the batch."""
+        """uint8 [n, H, W, C] -> float32 or float64 [n, dims]; must not depend on what else is in the batch."""
 
     def logits(self, features: np.ndarray) -> np.ndarray | None:
         """Class logits float64 [n, classes] from features (float64 arithmetic), or None where there are no classes."""

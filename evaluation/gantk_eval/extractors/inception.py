@@ -45,9 +45,7 @@ def find_weights(explicit: str | Path | None = None, *, download: bool = True) -
     if chosen:
         path = Path(chosen).expanduser()
         if not path.is_file():
-            raise WeightsError(
-                f"there are no Inception weights at {path}; give a file in the format of {WEIGHTS_FILE}"
-            )
+            raise WeightsError(f"there are no Inception weights at {path}; give a file in the format of {WEIGHTS_FILE}")
         return path, not sha256_of(path).startswith(SHA256_PREFIX)
     for folder in weight_folders():
         path = folder / WEIGHTS_FILE
@@ -118,21 +116,13 @@ class InceptionExtractor:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             # torch-fidelity unpickles the file that it is given; so it gets tensors that were loaded safely.
             buffer = io.BytesIO()
-            torch.save(
-                {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, buffer
-            )
+            torch.save({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, buffer)
             buffer.seek(0)
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # its layers' random initialisation must not move the caller's RNG
-                network = FeatureExtractorInceptionV3(
-                    self.name, ["2048"], feature_extractor_weights_path=buffer
-                )
+            with torch.random.fork_rng(devices=[]):  # its layers' random initialisation must not move the caller's RNG
+                network = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=buffer)
         except Exception as error:
             what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise WeightsError(
-                f"cannot load {weights}: {what}; give a state dict like {WEIGHTS_FILE}"
-            ) from error
+            raise WeightsError(f"cannot load {weights}: {what}; give a state dict like {WEIGHTS_FILE}") from error
         self._weight = network.fc.weight.detach().double().numpy().copy()
         self._network = network.to(self._device).eval()
 

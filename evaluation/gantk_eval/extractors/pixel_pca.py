@@ -45,8 +45,8 @@ class PixelPCAExtractor:
         self.weights_sha256 = hashlib.sha256(self._mean.tobytes() + self._axes.tobytes()).hexdigest()
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, H, W, C] -> float32 [n, dims]."""
-        return ((coarse_pixels(images) - self._mean) @ self._axes).astype(np.float32)
+        """uint8 [n, H, W, C] -> float64 [n, dims]."""
+        return (coarse_pixels(images) - self._mean) @ self._axes
 
     def logits(self, features: np.ndarray) -> None:
         """None: there are no classes here."""
@@ -70,7 +70,7 @@ def _fit(reference: ImageSet) -> dict[str, np.ndarray]:
     )
     mean = pixels.mean(axis=0)
     centred = pixels - mean
-    values, vectors = np.linalg.eigh(centred.T @ centred)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
     axes = vectors[:, ::-1][:, : min(COMPONENTS, len(pixels) - 1, pixels.shape[1])]
     # An axis's sign is arbitrary in LAPACK: its largest entry is made positive, so that machines agree.
     largest = np.abs(axes).argmax(axis=0)

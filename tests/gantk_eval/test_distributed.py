@@ -1,0 +1,121 @@
+"""Work split over ranks: the same report in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gantk_eval import distributed
+
+WORKER = """
+import json, sys
+import numpy as np
+import torch.distributed as dist
+from gantk_eval import ArrayImages, DataError, Evaluator, distributed
+from gantk_eval.extractors import classifier
+from gantk_eval.statistics import RunningStatistics
+
+classifier.STEPS = {1: 40, 3: 40}
+if int(sys.argv[2]) > 1:
+    dist.init_process_group("gloo", init_method=sys.argv[3], world_size=int(sys.argv[2]),
+    rank=int(sys.argv[1]))
+generator = np.random.default_rng(0)
+labels = generator.integers(0, 3, 600)
+pixels = (labels[:, None, None] * 80 + generator.integers(0, 60, (600, 8, 8))).astype(np.uint8)
+sets = [ArrayImages(pixels[a:b], labels[a:b]) for a, b in ((0, 300), (300, 400), (400, 531))]
+report = Evaluator(sets[0], sets[1], batch_size=16, accuracy_floor=0.0).evaluate(sets[2])
+
+running = RunningStatistics(4)
+for chunk in distributed.chunks(103, 10):
+    running.update(np.stack([np.sin(chunk + i) for i in range(4)], axis=1))
+covariance = running.reduce(expected=103).covariance
+
+class Broken(ArrayImages):
+    def read(self, indices):
+        if 20 in indices:
+            raise DataError("cannot read image 20")
+        return super().read(indices)
+
+try:
+    Evaluator(sets[0], metrics=["fd_pixel_pca"], collapse=False, batch_size=16).evaluate(Broken(pixels[:60]))
+    raised = "nothing"
+except DataError as error:
+    raised = str(error)
+protocol = report.to_dict()["protocol"]
+protocol.pop("software")
+print(json.dumps({"report": {**report.to_dict(), "protocol": protocol}, "raised": raised, "cov":
+covariance.tolist()}))
+"""
+
+
+def run(world: int, folder: Path) -> list[dict]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    environment = {**os.environ, "GANTK_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(world), address],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), outputs
+    return [json.loads(out.strip().splitlines()[-1]) for out, _ in outputs]
+
+
+def close(first: object, second: object, path: str = "") -> None:
+    if isinstance(first, dict) and isinstance(second, dict):
+        assert first.keys() == second.keys(), path
+        for key in first:
+            close(first[key], second[key], f"{path}.{key}")
+    elif isinstance(first, float):
+        assert second == pytest.approx(first, rel=1e-9, abs=1e-12), path
+    else:
+        assert first == second, path
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_report_of_one(tmp_path: Path) -> None:
+    (alone,) = run(1, tmp_path / "one")
+    pair = run(2, tmp_path / "two")
+    for result in pair:
+        close(alone["report"], result["report"])
+        assert np.allclose(result["cov"], alone["cov"], rtol=1e-12)
+        # An error on one rank is raised on all, and none waits for ever.
+        assert result["raised"] == "cannot read image 20"
+
+
+def test_chunks_are_aligned_to_the_global_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [c.tolist() for c in distributed.chunks(23, 5)]
+    assert list(chain.from_iterable(alone)) == list(range(23))
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "world_size", lambda: 3)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append([c.tolist() for c in distributed.chunks(23, 5)])
+    assert sorted(chain.from_iterable(shares)) == alone
+    assert shares[1] == [alone[1], alone[4]]
+
+
+def test_the_count_is_asserted() -> None:
+    rows = np.arange(6.0).reshape(3, 2)
+    assert distributed.gather_rows(np.array([2, 0, 1]), rows, 3)[:, 0].tolist() == [2.0, 4.0, 0.0]
+    for indices in ([0, 1, 1], [0, 1, 3]):
+        with pytest.raises(RuntimeError, match="each once"):
+            distributed.gather_rows(np.array(indices), rows, 3)

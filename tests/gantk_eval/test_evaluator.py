@@ -1,0 +1,277 @@
+"""The evaluator from pictures to report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gantk_eval import ArrayImages, DataError, Evaluator, GeneratedImages, Report, UserError, evaluate
+from gantk_eval.extractors import classifier
+
+Sets = tuple[ArrayImages, ArrayImages, ArrayImages]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> None:
+    """A shorter recipe, whose classifier is trained once for all tests."""
+    monkeypatch.setattr(classifier, "STEPS", {1: 80, 3: 80})
+    monkeypatch.setenv("GANTK_CACHE", str(shared_cache))
+
+
+@pytest.fixture
+def evaluator(quick: None, digit_sets: Sets) -> Evaluator:
+    reference, heldout, _ = digit_sets
+    return Evaluator(reference, heldout, permutations=499)
+
+
+def test_report_has_the_documented_form(
+    evaluator: Evaluator, digit_sets: Sets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = evaluator.evaluate(digit_sets[2])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("warning: no Inception weights") == 1
+    result = json.loads(report.to_json())
+    assert list(result) == ["metrics", "collapse", "memorisation", "protocol"]
+    names = ["fd_classifier", "is_classifier", "kd_classifier", "conditional_accuracy"]
+    assert list(result["metrics"]) == names
+    fields = {"value", "standard_error", "extrapolated", "floor", "floor_n", "n_fake", "n_real", "std"}
+    for entry in result["metrics"].values():
+        assert fields <= set(entry)
+        assert entry["n_fake"] == 397
+        assert entry["n_real"] == 1000
+    assert result["metrics"]["fd_classifier"]["floor_n"] == 397
+    assert result["metrics"]["kd_classifier"]["subset_size"] == 397
+    assert set(result["collapse"]) == {"verdict", "reasons", "tests", "missing"}
+    protocol = result["protocol"]
+    assert protocol["extractor"] == "classifier"
+    assert protocol["reference_sha256"] == digit_sets[0].fingerprint()
+    assert len(protocol["fingerprint"]) == 64
+    assert protocol["classifier_accuracy"] >= 0.97
+    table = report.table()
+    for words in ("fd_classifier", "real-vs-real floor", "n=397", "collapse: ok"):
+        assert words in table
+    assert Report.from_dict(result).to_dict() == report.to_dict()
+
+
+def test_real_images_are_near_the_floor_and_ok(evaluator: Evaluator, digit_sets: Sets) -> None:
+    report = evaluator.evaluate(digit_sets[2])
+    assert report.verdict == "ok", report.collapse
+    score = report.metrics["fd_classifier"]
+    assert 0 < score["value"] < 5 * score["floor"]
+    assert report.metrics["conditional_accuracy"]["value"] > 0.95
+
+
+def test_a_removed_class_is_collapse_and_is_named(evaluator: Evaluator, digit_sets: Sets) -> None:
+    pixels, labels = digit_sets[2].read(range(397)), digit_sets[2].labels
+    assert labels is not None
+    report = evaluator.evaluate(ArrayImages(pixels[labels != 3]))
+    assert report.verdict == "collapsed", report.collapse
+    assert [m["mode"] for m in report.collapse["missing"]] == ["3"]
+
+
+def test_repeated_images_are_collapse(evaluator: Evaluator, digit_sets: Sets) -> None:
+    report = evaluator.evaluate(ArrayImages(np.repeat(digit_sets[2].read(range(100)), 4, axis=0)))
+    assert report.verdict == "collapsed"
+    assert any("near-duplicates of 100 images" in reason for reason in report.collapse["reasons"])
+
+
+def test_noise_is_poor_but_not_collapsed(evaluator: Evaluator) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 32, 32), dtype=np.uint8)
+    report = evaluator.evaluate(ArrayImages(noise))
+    assert report.verdict == "inconclusive"
+    assert "quality" in report.collapse["reasons"][0]
+    assert report.metrics["fd_classifier"]["value"] > 10 * report.metrics["fd_classifier"]["floor"]
+
+
+def test_scores_do_not_depend_on_batch_size_or_order_of_calls(
+    quick: None, evaluator: Evaluator, digit_sets: Sets
+) -> None:
+    reference, heldout, others = digit_sets
+    first = evaluator.evaluate(others)
+    again = Evaluator(reference, heldout, batch_size=37, permutations=499).evaluate(others)
+    for name, entry in first.metrics.items():
+        assert again.metrics[name]["value"] == pytest.approx(entry["value"], rel=1e-9), name
+    assert again.collapse == first.collapse
+    assert evaluator.evaluate(others).to_dict() == first.to_dict()
+    assert again.protocol["fingerprint"] == first.protocol["fingerprint"]
+
+
+def test_generated_images_are_asked_for_by_global_index(evaluator: Evaluator, digit_sets: Sets) -> None:
+    others = digit_sets[2]
+    asked: list[int] = []
+
+    def make(indices: np.ndarray) -> np.ndarray:
+        asked.extend(indices.tolist())
+        return others.read(indices)
+
+    report = evaluator.evaluate(GeneratedImages(397, make, others.shape, identity="x"))
+    assert asked == list(range(397)), "each sample once"
+    plain = evaluator.evaluate(ArrayImages(others.read(range(397))))
+    assert report.metrics == plain.metrics
+
+
+def test_without_heldout_there_is_no_floor_and_no_verdict(quick: None, digit_sets: Sets) -> None:
+    report = evaluate(digit_sets[2], digit_sets[0])
+    assert all(entry["floor"] is None and entry["floor_n"] is None for entry in report.metrics.values())
+    assert report.verdict == "inconclusive"
+    assert "held-out" in report.collapse["reasons"][0]
+
+
+def test_fewer_heldout_than_generated_images_say_their_n(quick: None, digit_sets: Sets) -> None:
+    reference, heldout, others = digit_sets
+    few = ArrayImages(heldout.read(range(150)))
+    report = evaluate(others, reference, few)
+    assert {m["floor_n"] for n, m in report.metrics.items() if n != "conditional_accuracy"} == {150}
+
+
+def test_without_labels_pixels_stand_in(digit_sets: Sets, capsys: pytest.CaptureFixture[str]) -> None:
+    reference, heldout, others = (ArrayImages(s.read(range(len(s)))) for s in digit_sets)
+    report = evaluate(others, reference, heldout)
+    assert list(report.metrics) == ["fd_pixel_pca", "kd_pixel_pca"]
+    assert report.protocol["extractor"] == "pixel_pca"
+    assert report.metrics["fd_pixel_pca"]["extrapolated"] is not None
+    assert "no labels" in report.collapse["reasons"][0]
+    assert capsys.readouterr().err.count("warning") == 1
+
+
+def test_a_damaged_feature_cache_is_made_again(tmp_path: Path, digit_sets: Sets) -> None:
+    reference, _, others = digit_sets
+    options = {"metrics": ["fd_pixel_pca"], "collapse": False}
+    first = evaluate(others, reference, **options)
+    (file,) = (tmp_path / "cache" / "features").iterdir()
+    good = file.read_bytes()
+    for bad in (good[:1000], b"", good[:2000] + bytes([good[2000] ^ 255]) + good[2001:]):
+        file.write_bytes(bad)
+        assert evaluate(others, reference, **options).to_dict() == first.to_dict()
+        assert file.read_bytes() == good
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_cache_is_used_and_keyed_by_content(
+    tmp_path: Path, digit_sets: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+
+    reference, _, others = digit_sets
+    options = {"metrics": ["fd_pixel_pca"], "collapse": False}
+    evaluate(others, reference, **options)
+    seen: list[int] = []
+    features = PixelPCAExtractor.features
+
+    def counted(self: PixelPCAExtractor, images: np.ndarray) -> np.ndarray:
+        seen.append(len(images))
+        return features(self, images)
+
+    monkeypatch.setattr(PixelPCAExtractor, "features", counted)
+    evaluate(others, reference, **options)
+    assert sum(seen) == len(others)
+    pixels = reference.read(range(1000)).copy()
+    pixels[0, 0, 0] ^= 255
+    evaluate(others, ArrayImages(pixels), **options)
+    assert sum(seen) == 2 * len(others) + 1000
+
+
+def test_fingerprints_tell_protocols_apart(digit_sets: Sets) -> None:
+    reference, _, others = digit_sets
+    options = {"metrics": ["fd_pixel_pca", "kd_pixel_pca"], "collapse": False}
+    base = evaluate(others, reference, kid_subset_size=50, **options).protocol["fingerprint"]
+    assert evaluate(others, reference, kid_subset_size=50, **options).protocol["fingerprint"] == base
+    assert evaluate(others, reference, kid_subset_size=60, **options).protocol["fingerprint"] != base
+    fewer = ArrayImages(others.read(range(300)))
+    assert evaluate(fewer, reference, kid_subset_size=50, **options).protocol["fingerprint"] != base
+    other = ArrayImages(others.read(range(396, -1, -1)))  # other images, the same protocol
+    assert evaluate(other, reference, kid_subset_size=50, **options).protocol["fingerprint"] == base
+
+
+def test_mistakes_are_told_before_anything_is_done(digit_sets: Sets) -> None:
+    reference, heldout, _ = digit_sets
+    with pytest.raises(UserError, match="no metric fidd; choose from fid, is, kid"):
+        Evaluator(reference, metrics=["fidd"])
+    with pytest.raises(UserError, match="choose from"):
+        Evaluator(reference, metrics=[])
+    with pytest.raises(DataError, match="28×28 with 1 channels"):
+        Evaluator(reference, ArrayImages(np.zeros((4, 28, 28), np.uint8)))
+    with pytest.raises(DataError, match="32×32 with 3 channels"):
+        Evaluator(reference, heldout).evaluate(ArrayImages(np.zeros((4, 32, 32, 3), np.uint8)))
+    with pytest.raises(DataError, match="at least 2"):
+        Evaluator(ArrayImages(np.zeros((1, 8, 8), np.uint8)))
+    unlabelled = ArrayImages(reference.read(range(100)))
+    with pytest.raises(DataError, match="no labels"):
+        evaluate(heldout, unlabelled, metrics=["fd_classifier"])
+
+
+def test_a_few_images_get_the_metrics_that_they_allow(
+    quick: None, evaluator: Evaluator, digit_sets: Sets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = evaluator.evaluate(ArrayImages(digit_sets[2].read(range(4))))
+    assert list(report.metrics) == ["fd_classifier", "kd_classifier"]
+    assert report.verdict == "inconclusive"
+    assert "left out" in capsys.readouterr().err
+
+
+def test_labels_are_matched_by_class_name() -> None:
+    from gantk_eval.evaluator import align_labels
+
+    pixels = np.zeros((3, 4, 4), np.uint8)
+    reference = ArrayImages(pixels, [0, 1, 2], class_names=["cat", "dog", "owl"])
+    named = ArrayImages(pixels, [0, 1, 1], class_names=["owl", "cat"])
+    for images, expected in ((named, [2, 0, 0]), (ArrayImages(pixels, [2, 1, 0]), [2, 1, 0])):
+        aligned = align_labels(images, reference)
+        assert aligned is not None
+        assert aligned.tolist() == expected
+    assert align_labels(ArrayImages(pixels), reference) is None
+
+
+def test_importing_the_package_is_light_and_never_reaches_gantk() -> None:
+    code = (
+        "import sys, gantk_eval; assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "import pkgutil, importlib\n"
+        "for m in pkgutil.walk_packages(gantk_eval.__path__, 'gantk_eval.'):\n"
+        "    importlib.import_module(m.name)\n"
+        "assert not [m for m in sys.modules if m == 'gantk' or m.startswith('gantk.')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_no_module_names_gantk(project_root: Path) -> None:
+    import ast
+
+    for path in (project_root / "evaluation").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] == "gantk"], path
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_verdict_on_mnist(real_data: Path) -> None:
+    from gantk_eval import open_images
+
+    train, test = (open_images(real_data / f"mnist_{split}.parquet") for split in ("train", "test"))
+    assert train.labels is not None
+    assert test.labels is not None
+    reference = ArrayImages(train.read(range(12_000)), train.labels[:12_000])
+    heldout = ArrayImages(test.read(range(5000)), test.labels[:5000])
+    evaluator = Evaluator(reference, heldout)
+    pixels, labels = test.read(range(5000, 8000)), test.labels[5000:8000]
+
+    def verdict(images: np.ndarray) -> str:
+        return evaluator.evaluate(ArrayImages(images.clip(0, 255).astype(np.uint8))).verdict
+
+    real = evaluator.evaluate(ArrayImages(pixels[:2000]))
+    assert real.verdict == "ok", real.collapse
+    assert real.metrics["fd_classifier"]["value"] < 3 * real.metrics["fd_classifier"]["floor"]
+    removed = evaluator.evaluate(ArrayImages(pixels[labels != 7][:2000]))
+    assert removed.verdict == "collapsed"
+    assert [m["mode"] for m in removed.collapse["missing"]] == ["7"]
+    assert verdict(np.repeat(pixels[:500], 4, axis=0)) == "collapsed"
+    whole = pixels[:2000].astype(np.float64)
+    blurred = (whole + np.roll(whole, 1, axis=1) + np.roll(whole, 1, axis=2)) / 3
+    assert verdict(blurred) in ("ok", "inconclusive")
+    assert verdict(whole + np.random.default_rng(0).normal(0, 10, whole.shape)) in ("ok", "inconclusive")

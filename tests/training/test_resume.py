@@ -1,0 +1,378 @@
+"""A run that was stopped and goes on is, bit for bit, the run that was not stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gantk.config import load_config
+from gantk.errors import CheckpointError, ConfigError, InterruptedRunError, PreemptedError, UserError
+from gantk.tracking import read_metrics
+from gantk.training.checkpoint import Checkpoint, checkpoints_in, read_best, write_best
+from gantk.training.hooks import Hook
+from gantk.training.trainer import Trainer
+
+# 12 steps on 100 images: a new epoch begins inside of the fourth, seventh and tenth; a row is written every third step.
+SHORT = (
+    "train.kimg=0.384", "train.log_every_kimg=0.096", "data.limit=100", "checkpoint.every_kimg=99", "samples.every_kimg=99",
+    "evaluate.every_kimg=99",
+)  # fmt: skip
+
+
+class _Signal(Hook):
+    """Sends this process a signal after a step, as a scheduler would."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(1e9)
+        self.step, self.number = step, number
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def train(
+    tiny: Path, name: str, *overrides: str, stop_at: int | None = None, number: int = signal.SIGTERM, **options: Any
+) -> Trainer:
+    """A run, stopped by a signal after step `stop_at`, or to its end."""
+    trainer = Trainer(load_config(tiny, [*SHORT, *overrides, f"name={name}"]), **options)
+    if stop_at is None:
+        trainer.train()
+    else:
+        trainer.hooks.insert(0, _Signal(stop_at, number))
+        with pytest.raises(UserError):
+            trainer.train()
+    return trainer
+
+
+def final(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Everything in the newest checkpoint, by file and name."""
+    newest = Checkpoint(checkpoints_in(trainer.folder / "checkpoints")[-1])
+    assert newest.step == trainer.step
+    stems = [name.removesuffix(".safetensors") for name in newest.files if name.endswith(".safetensors")]
+    return {f"{stem}/{name}": value for stem in stems for name, value in newest.tensors(stem).items()}
+
+
+def rows(trainer: Trainer) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in row.items() if not key.startswith("speed/")}
+        for row in read_metrics(trainer.folder)
+    ]
+
+
+def status(trainer: Trainer) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((trainer.folder / "status.json").read_text())
+    return value
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+CASES: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "bf16": ("train.precision=bf16",),
+    "repeats-accumulation": ("objective.discriminator_steps=2", "train.accumulation=2"),
+    "dropout-flip": ("plugins=[games]", "objective.type=test_dropout", "data.flip=true"),
+    "conditional-schedule": (
+        "network={type: conditional_dcgan, width: 8, hidden_dim: 16}",
+        "optimizer.schedule={type: cosine, warmup_kimg: 0.1}",
+        "optimizer.clip_norm=0.5",
+    ),
+    "sgd-rmsprop": (
+        "optimizer.phases={d: {type: sgd, momentum: 0.9}, g: {type: rmsprop, momentum: 0.5}}",
+        "optimizer.lr=1e-3",
+        "train.channels_last=false",
+    ),
+    "lazy-disk": ("plugins=[games]", "objective={type: test_lazy_r1, interval: 4}", "data.storage=disk"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopping_and_going_on_changes_nothing(case: str, tiny: Path) -> None:
+    straight = train(tiny, "straight", *CASES[case])
+    assert straight.step == 12
+    # Stopped inside of a logging interval, and once more at the very next step.
+    train(tiny, "broken", *CASES[case], stop_at=5)
+    train(tiny, "broken", *CASES[case], stop_at=6)
+    resumed = train(tiny, "broken", *CASES[case])
+    assert_equal(final(straight), final(resumed))
+    assert rows(straight) == rows(resumed)
+    assert [row["progress/kimg"] for row in rows(resumed)] == [0.096, 0.192, 0.288, 0.384]
+    assert status(resumed)["resumed_from"].endswith("step-00000006")
+    assert (status(resumed)["state"], status(resumed)["exit_code"]) == ("completed", 0)
+    assert status(straight)["resumed_from"] is None
+
+
+def test_the_comparison_can_fail(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resume that forgets one thing is seen: the optimiser, the place in the data, the random state, the average."""
+    case = CASES["dropout-flip"]
+    straight = final(train(tiny, "straight", *case))
+    train(tiny, "broken", *case, stop_at=5)
+    folder = Path(os.environ["GANTK_RUNS"]) / "broken"
+    for forgotten, patch in {
+        "optimiser": ("gantk.training.optimizers.Player.load_state", lambda self, state: None),
+        "random state": ("gantk.training.trainer.load_random_state", lambda runtime, start: None),
+    }.items():
+        copy = shutil.copytree(folder, folder.with_name(f"without-{forgotten.replace(' ', '-')}"))
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr(*patch)
+            resumed = final(train(tiny, copy.name, *case))
+        assert any(not torch.equal(straight[name], resumed[name]) for name in straight), forgotten
+
+
+def test_same_config_and_seed_give_the_same_weights(tiny: Path) -> None:
+    one, two = (train(tiny, name) for name in ("one", "two"))
+    assert_equal(final(one), final(two))
+    assert rows(one) == rows(two)
+    other = final(train(tiny, "three", "seed=1"))
+    same = final(one)
+    for name in same:
+        if name.startswith("generator/") and name.endswith("weight"):
+            assert not torch.isclose(same[name], other[name]).all(), name
+
+
+def test_the_weights_do_not_depend_on_what_is_logged_drawn_and_saved(tiny: Path) -> None:
+    game = ("plugins=[games]", "objective.type=test_dropout")
+    quiet = train(tiny, "quiet", *game)
+    busy = train(
+        tiny, "busy", *game, "train.log_every_kimg=0.032", "samples.every_kimg=0.032", "checkpoint.every_kimg=0.032",
+        "evaluate={every_kimg: 0.192, samples: 50, metrics: [fd_pixel_pca]}",
+    )  # fmt: skip
+    assert_equal(final(quiet), final(busy))
+    assert len([row for row in rows(busy) if "d/loss" in row]) == 12
+    assert len(list((busy.folder / "eval").iterdir())) == 2
+
+
+def test_a_finished_run_can_be_lengthened(tiny: Path) -> None:
+    straight = train(tiny, "straight")
+    train(tiny, "half", "train.kimg=0.192")
+    longer = train(tiny, "half")
+    assert_equal(final(straight), final(longer))
+    assert rows(straight) == rows(longer)
+
+
+def test_a_finished_run_stays_as_it_is(tiny: Path) -> None:
+    before = train(tiny, "done")
+    again = train(tiny, "done")
+    assert again.step == 12
+    assert rows(again) == rows(before)
+    assert status(again)["state"] == "completed"
+
+
+# What a run goes on from
+
+
+def test_changed_config_is_refused_with_the_difference(tiny: Path) -> None:
+    train(tiny, "run", "train.kimg=0.192")
+    before = (Path(os.environ["GANTK_RUNS"]) / "run" / "status.json").read_bytes()
+    with pytest.raises(CheckpointError, match=r"optimizer\.lr: 0\.0002 → 0\.001.*--allow-changes") as caught:
+        train(tiny, "run", "optimizer.lr=1e-3")
+    assert caught.value.exit_code == 4
+    assert "train.kimg" not in str(caught.value)
+    # The refused command says nothing about the run.
+    assert (Path(os.environ["GANTK_RUNS"]) / "run" / "status.json").read_bytes() == before
+    allowed = train(tiny, "run", "optimizer.lr=1e-3", allow_changes=True)
+    assert allowed.step == 12
+    assert allowed.runner.players["d"].rate == 1e-3
+    assert "resuming with a changed config: optimizer.lr" in (allowed.folder / "log.txt").read_text()
+
+
+def test_changed_images_are_refused(tiny: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images)
+    data = f"data={{source: npz, path: {tmp_path}/data.npz, resolution: 8}}"
+    train(tiny, "run", "data.limit=null", data, "train.kimg=0.192")
+    images[3, 4, 5] ^= 255
+    images[7, 1, 1] ^= 255
+    np.savez(tmp_path / "data.npz", images=images)
+    with pytest.raises(CheckpointError, match=r"the training images are not those of .*--allow-changes"):
+        train(tiny, "run", "data.limit=null", data)
+    assert train(tiny, "run", "data.limit=null", data, allow_changes=True).step == 12
+
+
+def test_network_of_another_size_is_told_apart_although_allowed(tiny: Path) -> None:
+    train(tiny, "run", "train.kimg=0.192")
+    with pytest.raises(CheckpointError, match=r"network\.width: 8 → 4"):
+        train(tiny, "run", "network.width=4")
+    with pytest.raises(CheckpointError, match=r"is \(.*\) in the checkpoint and \(.*\) in the config's network"):
+        train(tiny, "run", "network.width=4", allow_changes=True)
+
+
+def test_never_refuses_a_run_that_is_there(tiny: Path) -> None:
+    train(tiny, "run", "train.kimg=0.192")
+    with pytest.raises(ConfigError, match="is there already: give another `--name`") as caught:
+        train(tiny, "run", resume="never")
+    assert caught.value.exit_code == 2
+    assert train(tiny, "fresh", "train.kimg=0.064", resume="never").step == 2
+
+
+def damage(folder: Path) -> Path:
+    file = folder / "generator.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    return file
+
+
+def test_damaged_newest_is_passed_over_with_a_warning(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    straight = train(tiny, "straight")
+    run = train(tiny, "run", "checkpoint.every_kimg=0.064", "train.kimg=0.256")
+    older, newest = checkpoints_in(run.folder / "checkpoints")
+    file = damage(newest)
+    with pytest.raises(CheckpointError, match=f"{file} is damaged") as caught:
+        train(tiny, "run", resume=str(newest))
+    assert caught.value.exit_code == 4
+    with pytest.raises(CheckpointError, match=f"{file} is damaged"):
+        train(tiny, "run", resume=f"run@{newest.name}")
+    resumed = train(tiny, "run")
+    assert any(str(file) in record.message for record in caplog.records)
+    assert status(resumed)["resumed_from"] == str(older)
+    assert_equal(final(straight), final(resumed))
+    assert rows(straight) == rows(resumed)
+
+
+def test_run_of_which_all_is_damaged_is_not_overwritten(tiny: Path) -> None:
+    run = train(tiny, "run", "train.kimg=0.192")
+    (only,) = checkpoints_in(run.folder / "checkpoints")
+    damage(only)
+    before = (run.folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match="has no whole checkpoint"):
+        train(tiny, "run")
+    assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_going_back_to_an_older_checkpoint_takes_another_course(tiny: Path) -> None:
+    """What came after it is dropped: the next `auto` must not go on from there."""
+    run = train(tiny, "run", "checkpoint={every_kimg: 0.064, keep: 9}")
+    folder = run.folder / "checkpoints"
+    write_best(folder, "step-00000008", "fd", 1.0)
+    back = train(tiny, "run", "checkpoint.keep=9", resume="run@step-00000004", stop_at=5)
+    assert [path.name for path in checkpoints_in(folder)] == [f"step-0000000{step}" for step in (2, 4, 5)]
+    assert read_best(folder) is None
+    assert status(back)["resumed_from"] == str(folder / "step-00000004")
+    resumed = train(tiny, "run", "checkpoint.keep=9")
+    assert status(resumed)["resumed_from"] == str(folder / "step-00000005")
+    assert_equal(final(train(tiny, "straight")), final(resumed))
+
+
+def test_another_runs_checkpoint(tiny: Path) -> None:
+    train(tiny, "first", stop_at=5)
+    second = train(tiny, "second", resume="first")
+    assert_equal(final(train(tiny, "straight")), final(second))
+    with pytest.raises(
+        CheckpointError, match="there is no run or checkpoint `frist`; the runs there are: first, second, straight"
+    ):
+        train(tiny, "third", resume="frist")
+
+
+def test_difference_of_the_machine_is_announced(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tiny, "run", stop_at=5)
+    train(tiny, "run", "train.threads=2", allow_changes=True)
+    assert any("threads was 1 and is 2: the run goes on, but not bit for bit" in r.message for r in caplog.records)
+
+
+def test_nothing_is_announced_where_nothing_differs(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tiny, "run", stop_at=5)
+    caplog.clear()
+    train(tiny, "run")
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == []
+
+
+# Signals
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code", "state"),
+    [
+        (signal.SIGTERM, PreemptedError, 75, "preempted"),
+        (signal.SIGUSR1, PreemptedError, 75, "preempted"),
+        (signal.SIGINT, InterruptedRunError, 130, "interrupted"),
+    ],
+)
+def test_signal_saves_and_stops(tiny: Path, number: int, error: type[UserError], code: int, state: str) -> None:
+    before = signal.getsignal(number)
+    trainer = Trainer(load_config(tiny, [*SHORT, "name=run"]))
+    trainer.hooks.insert(0, _Signal(4, number))
+    with pytest.raises(error) as caught:
+        trainer.train()
+    assert caught.value.exit_code == code
+    assert Checkpoint(trainer.folder / "checkpoints" / "step-00000004").step == 4
+    assert (status(trainer)["state"], status(trainer)["exit_code"], status(trainer)["step"]) == (state, code, 4)
+    assert signal.getsignal(number) is before
+
+
+def test_second_interrupt_stops_at_once(tiny: Path) -> None:
+    trainer = Trainer(load_config(tiny, [*SHORT, "name=run"]))
+
+    class Twice(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.hooks.insert(0, Twice(1))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert (status(trainer)["state"], status(trainer)["exit_code"]) == ("interrupted", 130)
+    assert checkpoints_in(trainer.folder / "checkpoints") == []
+
+
+def test_signal_in_the_last_step_completes(tiny: Path) -> None:
+    trainer = Trainer(load_config(tiny, [*SHORT, "name=run"]))
+    trainer.hooks.insert(0, _Signal(12, signal.SIGTERM))
+    trainer.train()
+    assert status(trainer)["state"] == "completed"
+
+
+def test_a_step_that_was_just_saved_is_not_saved_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves = []
+    save = Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self: (saves.append(self.step), save(self)))
+    train(tiny, "run", "checkpoint.every_kimg=0.128", stop_at=4)
+    assert saves == [4]
+
+
+def test_run_that_is_being_trained_is_refused(tiny: Path) -> None:
+    trainer = Trainer(load_config(tiny, [*SHORT, "name=run"]))
+    with pytest.raises(ConfigError, match="is being trained by another process"):
+        Trainer(load_config(tiny, [*SHORT, "name=run"]))
+    trainer.train()
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bit_for_bit(tiny: Path, launch) -> None:  # type: ignore[no-untyped-def]
+    case = ["plugins=[games]", "objective={type: test_dropout, discriminator_steps: 2}", "train.accumulation=2", *SHORT]
+    for name, *kimgs in (("straight", 0.384), ("broken", 0.16, 0.384)):
+        for kimg in kimgs:
+            done = launch(2, "train", tiny, "-", *case, f"name={name}", f"train.kimg={kimg}")
+            assert done.returncode == 0, done.stderr[-3000:]
+    runs = Path(os.environ["GANTK_RUNS"])
+    one, two = (Checkpoint(runs / name / "checkpoints" / "step-00000012") for name in ("straight", "broken"))
+    assert one.files == two.files
+    assert {"rng-00000.safetensors", "rng-00001.safetensors"} <= one.files
+    for name in one.files:
+        if name.endswith(".safetensors"):
+            stem = name.removesuffix(".safetensors")
+            assert_equal(one.tensors(stem), two.tensors(stem))
+    rng = [one.tensors(f"rng-0000{rank}")["cpu"] for rank in range(2)]
+    assert not torch.equal(*rng)
