@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import psutil
+from gantk_eval.errors import UserError
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -242,6 +243,17 @@ class Status:
             if not self._broken:
                 log.warning("Cannot write %s: %s.", self.path, error.strerror or error)
             self._broken = True
+
+
+def outcome(error: BaseException | None) -> tuple[State, int]:
+    """The state and the exit code that the end of a run by `error` stands for; None: it has trained to its end."""
+    if error is None:
+        return "completed", 0
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    code = error.exit_code if isinstance(error, UserError) else 1
+    states: dict[int, State] = {5: "diverged", 75: "preempted", 130: "interrupted"}
+    return states.get(code, "failed"), code
 
 
 def is_running(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.config import Config, load_config
+from gantk.data import Dataset
 from gantk.draws import Draws, key_of
 from gantk.errors import CheckpointError, UserError
 from gantk.grids import to_uint8
@@ -29,6 +30,17 @@ class ImageShape:
     class_names: tuple[str, ...] | None
     class_shares: tuple[float, ...] | None
     """Each class's share of the training images, from which the classes of samples are drawn."""
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> ImageShape:
+        """What networks for `dataset` are built for."""
+        names = shares = None
+        if dataset.num_classes and dataset.train.labels is not None:
+            # An npz or a parquet file has classes without names: their numbers are the names.
+            names = dataset.class_names or tuple(str(label) for label in range(dataset.num_classes))
+            counts = torch.bincount(torch.as_tensor(dataset.train.labels), minlength=len(names)).double()
+            shares = tuple((counts / counts.sum()).tolist())
+        return cls(dataset.channels, dataset.resolution, names, shares)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from typing import Any
 
 import torch
 from gantk_eval import Evaluator
 
 from gantk import records
-from gantk.config import Config, differences, dump_yaml, load_config
+from gantk.config import Config, dump_yaml
 from gantk.data import Dataset, open_dataset
-from gantk.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    InterruptedRunError,
-    PreemptedError,
-    UserError,
-)
+from gantk.errors import DataError, InterruptedRunError, PreemptedError
 from gantk.progress import Progress
-from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
 from gantk.tracking import Tracker
 from gantk.training import checkpoint as checkpoints
+from gantk.training import snapshot
 from gantk.training.averaging import Averaged
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
@@ -40,17 +31,10 @@ from gantk.training.hooks import (
     stop_if_diverged,
 )
 from gantk.training.phases import PhaseRunner
-from gantk.training.random_states import gather_random_states, load_random_state
 from gantk.training.signals import Signals
+from gantk.training.start import find_start
 
 log = logging.getLogger("gantk")
-
-# What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
-# (threads, device, number of processes) is announced when the checkpoint is loaded.
-_MAY_CHANGE = (
-    *("train.kimg", "train.log_every_kimg", "train.threads", "train.device", "train.world_size", "train.compile"),
-    *("data.storage", "checkpoint.", "samples.", "evaluate.", "tracking.", "name"),
-)
 
 
 class Trainer:
@@ -79,9 +63,7 @@ class Trainer:
         self._saved_at: int | None = None
         self.signals = Signals()
         self._clock = (time.perf_counter(), 0)
-        start = self._find_start(resume)
-        if start is not None:
-            self._refuse_changes(start, allow_changes)
+        start = find_start(config, self.runtime, resume, allow_changes)
         if self.runtime.is_main:
             records.open_log(self.folder)
             log.info("run %s: %s", config.name, self.runtime.in_force.sentence())
@@ -94,38 +76,6 @@ class Trainer:
 
     # Before the first step
 
-    def _find_start(self, resume: str) -> Checkpoint | None:
-        """The checkpoint to go on from, if any. Nothing is written before this is known."""
-        total = self.runtime.world_size * self.config.train.accumulation
-        if self.config.train.batch_size % total:
-            raise ConfigError(
-                f"`train.batch_size: {self.config.train.batch_size}` does not divide by {self.runtime.world_size} processes × "
-                f"`train.accumulation: {self.config.train.accumulation}`: make it a multiple of {total}"
-            )
-        if self.runtime.is_main and records.is_running(self.folder):
-            raise ConfigError(
-                f"run {self.folder} is being trained by another process: wait, stop it, or give another `--name`"
-            )
-        self.runtime.barrier()
-        exists = (self.folder / "config.yaml").is_file()
-        if resume == "never":
-            if exists:
-                raise ConfigError(
-                    f"run {self.folder} is there already: give another `--name`, or go on with `--resume auto`"
-                )
-            return None
-        if resume != "auto":
-            return find_checkpoint(resume).checkpoint
-        newest, problems = newest_whole(self.folder)
-        if problems and newest is None:
-            # Starting anew would overwrite what is left of the run.
-            raise CheckpointError(
-                f"run {self.folder} has no whole checkpoint ({problems[0]}): give another `--name`, or delete the run's folder"
-            )
-        for problem in problems:
-            log.warning(problem)
-        return newest
-
     def _prepare(self, start: Checkpoint | None) -> None:
         config, runtime = self.config, self.runtime
         self.dataset = open_dataset(config.data, seed=config.seed, device=runtime.device, progress=runtime.is_main)
@@ -135,7 +85,7 @@ class Trainer:
         }
         for dataset in (self.dataset, *self.extra.values()):
             self._check_size(dataset)
-        shape = image_shape(self.dataset)
+        shape = ImageShape.of(self.dataset)
         self.objective = build_objective(config, shape)
         if runtime.is_main:
             log.info("data: %s", self.dataset.description)
@@ -166,7 +116,7 @@ class Trainer:
         # Dropout and the like draw from here: another sequence on each process.
         torch.manual_seed(config.seed * 1_000_003 + runtime.rank)
         if start is not None:
-            self._load(start)
+            snapshot.restore(self, start, self._allow_changes)
         else:
             self._setup_objective()
         self.hooks: list[Hook] = [
@@ -205,16 +155,6 @@ class Trainer:
             for sentence in checkpoints.drop_newer(self.folder / "checkpoints", start.step):
                 log.warning(sentence)
         self.progress = Progress(config.train.kimg, enabled=config.tracking.progress, start_kimg=self.kimg)
-
-    def _refuse_changes(self, start: Checkpoint, allow: bool) -> None:
-        changes = [d for d in differences(load_config(start.config_file), self.config) if not d.startswith(_MAY_CHANGE)]
-        if changes and not allow:
-            raise CheckpointError(
-                f"the config differs from that of {start.folder} ({'; '.join(changes)}): take the old values, start anew with "
-                "another `--name`, or pass `--allow-changes`"
-            )
-        for change in changes:
-            log.warning("resuming with a changed config: %s", change)
 
     # The loop
 
@@ -310,20 +250,10 @@ class Trainer:
                 into the batch statistics, which a checkpoint would keep.
         """
         stop_if_diverged(self, {})
-        name = checkpoints.checkpoint_name(self.step)
-        random_states = gather_random_states(self.runtime)
-        meter = self.runner.meter.state(self.runtime)
+        tensors, state = snapshot.take(self)
         if self.runtime.is_main:
-            folder = self.folder / "checkpoints"
-            tensors: dict[str, dict[str, torch.Tensor]] = {**random_states, "meter": meter}
-            for network, module in self.runner.bare.items():
-                tensors[network] = module.state_dict()
-            for network, module in self.averaged.networks.items():
-                tensors[f"{network}.ema"] = module.state_dict()
-            for player in self.runner.players.values():
-                tensors[f"optimizer.{player.name}"] = player.state()
-            tensors["objective"] = self.objective.state_dict()
-            checkpoints.write(folder / name, tensors=tensors, state=self._state(), config=dump_yaml(self.config))
+            folder, name = self.folder / "checkpoints", checkpoints.checkpoint_name(self.step)
+            checkpoints.write(folder / name, tensors=tensors, state=state, config=dump_yaml(self.config))
             if self.best_is_new and self.best is not None:
                 checkpoints.write_best(folder, name, *self.best)
             prune_checkpoints(self)
@@ -336,65 +266,6 @@ class Trainer:
         self._clock = (time.perf_counter(), self.images)
         if self.runtime.is_main:
             self.progress.restart()
-
-    def _state(self) -> dict[str, Any]:
-        scaler = self.runtime.accelerator.scaler
-        return {
-            "step": self.step,
-            "images": self.images,
-            "cursor": self.batches.cursor,
-            "best": self.best,
-            "shape": self.sampler.shape.to_json(),
-            "data_sha256": {
-                "": self.dataset.sha256,
-                **{name: data.sha256 for name, data in self.extra.items()},
-            },
-            "in_force": dict(self.runtime.describe()),
-            "gradient_scaler": None if scaler is None else scaler.state_dict(),
-        }
-
-    def _load(self, start: Checkpoint) -> None:
-        state = start.state
-        data = {"": self.dataset.sha256, **{name: dataset.sha256 for name, dataset in self.extra.items()}}
-        if state["data_sha256"] != data:
-            if not self._allow_changes:
-                raise CheckpointError(
-                    f"the training images are not those of {start.folder}: take the old ones, start anew with another "
-                    "`--name`, or pass `--allow-changes`"
-                )
-            log.warning("resuming with other training images than those of %s", start.folder)
-        for name, module in self.runner.bare.items():
-            start.load_network(name, module)
-        for name, module in self.averaged.networks.items():
-            start.load_network(f"{name}.ema", module)
-        for player in self.runner.players.values():
-            player.load_state(start.tensors(f"optimizer.{player.name}"))
-        start.load_network("objective", self.objective)
-        self.runner.meter.load_state(start.tensors("meter"), self.runtime)
-        self.step, self.images, self.batches.cursor = (
-            start.step,
-            int(state["images"]),
-            int(state["cursor"]),
-        )
-        if state["best"] and self.runtime.max(int(self.runtime.is_main and self._has_best(start))):
-            self.best = (str(state["best"][0]), float(state["best"][1]))
-        if state["gradient_scaler"] and self.runtime.accelerator.scaler is not None:
-            self.runtime.accelerator.scaler.load_state_dict(state["gradient_scaler"])
-        load_random_state(self.runtime, start)
-        was, now = state["in_force"], json.loads(json.dumps(dict(self.runtime.describe())))
-        for key in sorted(was.keys() | now.keys()):
-            if was.get(key) != now.get(key):
-                log.warning(
-                    "%s was %s and is %s: the run goes on, but not bit for bit as it would have",
-                    key,
-                    was.get(key),
-                    now.get(key),
-                )
-
-    def _has_best(self, start: Checkpoint) -> bool:
-        """Whether the best so far stays marked in this run: it is not another run's, nor from after `start`."""
-        best = checkpoints.read_best(self.folder / "checkpoints")
-        return best is not None and int(best["checkpoint"].removeprefix("step-")) <= start.step
 
     # The end
 
@@ -415,7 +286,7 @@ class Trainer:
         """How the run ended, where launchers cannot lose it."""
         if not self.runtime.is_main or not hasattr(self, "status"):
             return
-        state, code = outcome(error)
+        state, code = records.outcome(error)
         message = None if error is None else str(error) or type(error).__name__
         if hasattr(self, "progress"):
             self.progress.close()
@@ -423,25 +294,3 @@ class Trainer:
         self.status.finish(state, code, message)
         if hasattr(self, "tracker"):
             self.tracker.finish(code)
-
-
-def outcome(error: BaseException | None) -> tuple[records.State, int]:
-    """The state and exit code that an error stands for."""
-    if error is None:
-        return "completed", 0
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
-    code = error.exit_code if isinstance(error, UserError) else 1
-    states: dict[int, records.State] = {5: "diverged", 75: "preempted", 130: "interrupted"}
-    return states.get(code, "failed"), code
-
-
-def image_shape(dataset: Dataset) -> ImageShape:
-    """What networks for `dataset` are built for."""
-    names = shares = None
-    if dataset.num_classes and dataset.train.labels is not None:
-        # An npz or a parquet file has classes without names: their numbers are the names.
-        names = dataset.class_names or tuple(str(label) for label in range(dataset.num_classes))
-        counts = torch.bincount(torch.as_tensor(dataset.train.labels), minlength=len(names)).double()
-        shares = tuple((counts / counts.sum()).tolist())
-    return ImageShape(dataset.channels, dataset.resolution, names, shares)

@@ -129,7 +129,7 @@ def test_the_comparison_can_fail(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = Path(os.environ["GANTK_RUNS"]) / "broken"
     for forgotten, patch in {
         "optimiser": ("gantk.training.optimizers.Player.load_state", lambda self, state: None),
-        "random state": ("gantk.training.trainer.load_random_state", lambda runtime, start: None),
+        "random state": ("gantk.training.snapshot.load_random_state", lambda runtime, start: None),
     }.items():
         copy = shutil.copytree(folder, folder.with_name(f"without-{forgotten.replace(' ', '-')}"))
         with pytest.MonkeyPatch.context() as context:

@@ -1,0 +1,93 @@
+"""What a checkpoint holds of a run: taken from a trainer, and given back to one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gantk.errors import CheckpointError
+from gantk.training import checkpoint as checkpoints
+from gantk.training.checkpoint import Checkpoint
+from gantk.training.random_states import gather_random_states, load_random_state
+
+if TYPE_CHECKING:
+    from gantk.training.trainer import Trainer
+
+log = logging.getLogger("gantk")
+
+
+def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """For each file's stem its tensors by name, as they are and not copied, and `state.json`; every process must call it."""
+    runner = trainer.runner
+    tensors = {**gather_random_states(trainer.runtime), "meter": runner.meter.state(trainer.runtime)}
+    for name, module in runner.bare.items():
+        tensors[name] = module.state_dict()
+    for name, module in trainer.averaged.networks.items():
+        tensors[f"{name}.ema"] = module.state_dict()
+    for player in runner.players.values():
+        tensors[f"optimizer.{player.name}"] = player.state()
+    tensors["objective"] = trainer.objective.state_dict()
+    scaler = trainer.runtime.accelerator.scaler
+    state = {
+        "step": trainer.step,
+        "images": trainer.images,
+        "cursor": trainer.batches.cursor,
+        "best": trainer.best,
+        "shape": trainer.sampler.shape.to_json(),
+        "data_sha256": _data_sha256(trainer),
+        "in_force": dict(trainer.runtime.describe()),
+        "gradient_scaler": None if scaler is None else scaler.state_dict(),
+    }
+    return tensors, state
+
+
+def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
+    """Bring a trainer to where the checkpoint `start` was taken.
+
+    Raises:
+        CheckpointError: where it is of other networks, optimisers, or (unless `allow_changes`) images.
+    """
+    state, runner, runtime = start.state, trainer.runner, trainer.runtime
+    if state["data_sha256"] != _data_sha256(trainer):
+        if not allow_changes:
+            raise CheckpointError(
+                f"the training images are not those of {start.folder}: take the old ones, start anew with another "
+                "`--name`, or pass `--allow-changes`"
+            )
+        log.warning("resuming with other training images than those of %s", start.folder)
+    for name, module in runner.bare.items():
+        start.load_network(name, module)
+    for name, module in trainer.averaged.networks.items():
+        start.load_network(f"{name}.ema", module)
+    for player in runner.players.values():
+        player.load_state(start.tensors(f"optimizer.{player.name}"))
+    start.load_network("objective", trainer.objective)
+    runner.meter.load_state(start.tensors("meter"), runtime)
+    trainer.step, trainer.images, trainer.batches.cursor = start.step, int(state["images"]), int(state["cursor"])
+    if state["best"] and runtime.max(int(runtime.is_main and _has_best(trainer, start))):
+        trainer.best = (str(state["best"][0]), float(state["best"][1]))
+    if state["gradient_scaler"] and runtime.accelerator.scaler is not None:
+        runtime.accelerator.scaler.load_state_dict(state["gradient_scaler"])
+    load_random_state(runtime, start)
+    was, now = state["in_force"], json.loads(json.dumps(dict(runtime.describe())))
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            log.warning(
+                "%s was %s and is %s: the run goes on, but not bit for bit as it would have",
+                key,
+                was.get(key),
+                now.get(key),
+            )
+
+
+def _data_sha256(trainer: Trainer) -> dict[str, str]:
+    return {"": trainer.dataset.sha256, **{name: data.sha256 for name, data in trainer.extra.items()}}
+
+
+def _has_best(trainer: Trainer, start: Checkpoint) -> bool:
+    """Whether the best so far stays marked in this run: it is not another run's, nor from after `start`."""
+    best = checkpoints.read_best(trainer.folder / "checkpoints")
+    return best is not None and int(best["checkpoint"].removeprefix("step-")) <= start.step

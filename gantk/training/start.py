@@ -1,0 +1,71 @@
+"""Where a run begins: anew, or at a checkpoint that fits its config."""
+
+from __future__ import annotations
+
+import logging
+
+from gantk import records
+from gantk.config import Config, differences, load_config
+from gantk.errors import CheckpointError, ConfigError
+from gantk.runs import find_checkpoint, newest_whole
+from gantk.runtime import Runtime
+from gantk.training.checkpoint import Checkpoint
+
+log = logging.getLogger("gantk")
+
+# What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
+# (threads, device, number of processes) is announced when the checkpoint is loaded.
+_MAY_CHANGE = (
+    *("train.kimg", "train.log_every_kimg", "train.threads", "train.device", "train.world_size", "train.compile"),
+    *("data.storage", "checkpoint.", "samples.", "evaluate.", "tracking.", "name"),
+)
+
+
+def find_start(config: Config, runtime: Runtime, resume: str, allow_changes: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, if any. Nothing is written before this is known.
+
+    Raises:
+        ConfigError: for a run that is there and must not be, or that another process trains.
+        CheckpointError: for one that is damaged, or of another config (unless `allow_changes`).
+    """
+    total = runtime.world_size * config.train.accumulation
+    if config.train.batch_size % total:
+        raise ConfigError(
+            f"`train.batch_size: {config.train.batch_size}` does not divide by {runtime.world_size} processes × "
+            f"`train.accumulation: {config.train.accumulation}`: make it a multiple of {total}"
+        )
+    folder = config.run_folder
+    if runtime.is_main and records.is_running(folder):
+        raise ConfigError(f"run {folder} is being trained by another process: wait, stop it, or give another `--name`")
+    runtime.barrier()
+    if resume == "never":
+        if (folder / "config.yaml").is_file():
+            raise ConfigError(f"run {folder} is there already: give another `--name`, or go on with `--resume auto`")
+        return None
+    start = _newest(config) if resume == "auto" else find_checkpoint(resume).checkpoint
+    if start is not None:
+        _refuse_changes(config, start, allow_changes)
+    return start
+
+
+def _newest(config: Config) -> Checkpoint | None:
+    newest, problems = newest_whole(config.run_folder)
+    if problems and newest is None:
+        # Starting anew would overwrite what is left of the run.
+        raise CheckpointError(
+            f"run {config.run_folder} has no whole checkpoint ({problems[0]}): give another `--name`, or delete the run's folder"
+        )
+    for problem in problems:
+        log.warning(problem)
+    return newest
+
+
+def _refuse_changes(config: Config, start: Checkpoint, allow: bool) -> None:
+    changes = [d for d in differences(load_config(start.config_file), config) if not d.startswith(_MAY_CHANGE)]
+    if changes and not allow:
+        raise CheckpointError(
+            f"the config differs from that of {start.folder} ({'; '.join(changes)}): take the old values, start anew with "
+            "another `--name`, or pass `--allow-changes`"
+        )
+    for change in changes:
+        log.warning("resuming with a changed config: %s", change)
