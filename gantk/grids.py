@@ -82,6 +82,33 @@ def make_grid(images: np.ndarray, columns: int | None = None, labels: Sequence[s
     return picture
 
 
+def save_scatter(points: np.ndarray, path: Path, extent: float, side: int = 512) -> None:
+    """Writes points in the plane as a picture, atomically: black dots on white, y upwards.
+
+    Args:
+        points: float [N, 2]. Those outside the picture are left out, and counted in its corner.
+        path: of the PNG file.
+        extent: Half the side of the square around the origin that is shown.
+        side: Of the picture, in pixels.
+    """
+    places = (points * np.array([1, -1]) / extent + 1) / 2 * side
+    inside = np.all((places >= 0) & (places < side), axis=1)
+    picture = Image.new("L", (side, side), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    draw.line([(0, side / 2), (side, side / 2)], fill=225)
+    draw.line([(side / 2, 0), (side / 2, side)], fill=225)
+    for x, y in places[inside]:
+        draw.ellipse([x - 1.5, y - 1.5, x + 1.5, y + 1.5], fill=0)
+    font = ImageFont.load_default(size=14)
+    text = f"{len(points):,} points, axes to ±{extent:.3g}"
+    if not inside.all():
+        text += f"; {np.count_nonzero(~inside):,} lie outside"
+    draw.text((PADDING * 3, PADDING * 2), text, fill=90, font=font)
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    write_atomic(Path(path), data.getvalue())
+
+
 def save_grid(images: np.ndarray, path: Path, columns: int | None = None, labels: Sequence[str] | None = None) -> None:
     """Writes `make_grid(images, columns, labels)` to `path` as PNG, atomically; its folder is created where
     missing."""

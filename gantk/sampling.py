@@ -15,7 +15,7 @@ from gantk.config import Config, load_config
 from gantk.data import Dataset
 from gantk.draws import Draws, key_of
 from gantk.errors import CheckpointError, UserError
-from gantk.grids import to_uint8
+from gantk.grids import save_grid, save_scatter, to_uint8
 from gantk.networks import NETWORKS
 from gantk.objectives import OBJECTIVES, Objective
 from gantk.training.checkpoint import Checkpoint, write
@@ -30,6 +30,8 @@ class ImageShape:
     class_names: tuple[str, ...] | None
     class_shares: tuple[float, ...] | None
     """Each class's share of the training images, from which the classes of samples are drawn."""
+    extent: float | None = None
+    """Samples are points in the plane and no images: half the side of the square, around the origin, that pictures show."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> ImageShape:
@@ -40,7 +42,8 @@ class ImageShape:
             names = dataset.class_names or tuple(str(label) for label in range(dataset.num_classes))
             counts = torch.bincount(torch.as_tensor(dataset.train.labels), minlength=len(names)).double()
             shares = tuple((counts / counts.sum()).tolist())
-        return cls(dataset.channels, dataset.resolution, names, shares)
+        extent = dataset.modes.extent if dataset.modes else None
+        return cls(dataset.channels, dataset.resolution, names, shares, extent)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +51,7 @@ class ImageShape:
             "resolution": self.resolution,
             "class_names": self.class_names,
             "class_shares": self.class_shares,
+            "extent": self.extent,
         }
 
     @classmethod
@@ -58,6 +62,7 @@ class ImageShape:
             int(value["resolution"]),
             tuple(names) if names else None,
             tuple(shares) if shares else None,
+            value.get("extent"),
         )
 
 
@@ -112,9 +117,17 @@ class Sampler:
         rows = torch.as_tensor(index, dtype=torch.int64, device=self.device)
         return self.objective.latent(Draws(key_of(self.seed, "sample", "z"), rows, self.dtype), truncation)
 
-    @torch.no_grad()
     def images(self, index: np.ndarray, labels: np.ndarray | None = None, truncation: float = 1.0) -> np.ndarray:
-        """Samples as uint8 [N, H, W, C].
+        """Samples as uint8 [N, H, W, C]; arguments as for `raw`."""
+        return to_uint8(self.raw(index, labels, truncation))
+
+    def points(self, index: np.ndarray, truncation: float = 1.0) -> np.ndarray:
+        """Samples that are points in the plane, float64 [N, 2]."""
+        return self.raw(index, None, truncation).flatten(1).double().cpu().numpy()
+
+    @torch.no_grad()
+    def raw(self, index: np.ndarray, labels: np.ndarray | None = None, truncation: float = 1.0) -> Tensor:
+        """Samples as the generator gives them, [N, C, H, W].
 
         Args:
             index: int64 [N], which samples.
@@ -129,10 +142,10 @@ class Sampler:
             network.eval()
         # In full precision whatever the training's: a score should not depend on how the model was trained.
         with torch.autocast(self.device.type, enabled=False):
-            images = self.objective.generate(self.networks, self.latent(index, truncation), classes)
+            samples = self.objective.generate(self.networks, self.latent(index, truncation), classes)
         for name, network in self.networks.items():
             network.train(was[name])
-        return to_uint8(images)
+        return samples
 
     def grid(self, count: int) -> tuple[np.ndarray, int | None, Sequence[str] | None]:
         """Fixed samples to look at: images, columns, and a caption for each row.
@@ -144,6 +157,14 @@ class Sampler:
         names = self.shape.class_names[: max(count // 10, 10)]
         labels = np.repeat(np.arange(len(names)), 10)
         return self.images(np.arange(len(labels)), labels), 10, names
+
+    def save_picture(self, count: int, path: Path) -> None:
+        """Write fixed samples to look at as PNG: a grid of images (see `grid`), or a scatter plot of points."""
+        if self.shape.extent is not None:
+            save_scatter(self.points(np.arange(count)), path, self.shape.extent)
+        else:
+            images, columns, captions = self.grid(count)
+            save_grid(images, path, columns, captions)
 
 
 def load_sampler(
@@ -194,12 +215,13 @@ def write_samples(
     from PIL import Image
     from tqdm import tqdm
 
-    from gantk.grids import save_grid
-
     suffix = out.suffix.lower()
     if suffix not in ("", ".png", ".npz") or (suffix and out.is_dir()):
         raise UserError(f"`--out {out}`: give a folder, a file that ends in .png (one grid) or one that ends in .npz")
     index = np.arange(start, start + count)
+    if sampler.shape.extent is not None:
+        _write_points(sampler, out, index, truncation, chunk)
+        return
     if not suffix:
         if out.is_file():
             raise UserError(f"`--out {out}` is a file: give a folder, or a name that ends in .png or .npz")
@@ -235,6 +257,20 @@ def write_samples(
         if classes:
             arrays["labels"] = np.concatenate(classes)
         np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+
+
+def _write_points(sampler: Sampler, out: Path, index: np.ndarray, truncation: float, chunk: int) -> None:
+    if out.suffix.lower() not in (".png", ".npz"):
+        raise UserError(
+            f"`--out {out}`: the samples are points, so give a file that ends in .png (a plot) or .npz (`points`)"
+        )
+    assert sampler.shape.extent is not None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = [sampler.points(index[first : first + chunk], truncation) for first in range(0, len(index), chunk)]
+    if out.suffix.lower() == ".png":
+        save_scatter(np.concatenate(parts), out, sampler.shape.extent)
+    else:
+        np.savez_compressed(out, points=np.concatenate(parts))
 
 
 def class_number(sampler: Sampler, label: str) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gantk_eval import Evaluator, Report
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
+from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
 from gantk_eval.scores import METRICS
 
 from gantk import records
@@ -22,14 +23,23 @@ from gantk.sampling import Sampler, load_sampler
 from gantk.tracking import log_evaluation
 
 
-def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedImages:
-    """Samples 0 … count−1 as a set of images.
+class Scores(Protocol):
+    """`gantk_eval.Evaluator`, or what counts known modes."""
+
+    def evaluate(self, fake: Any) -> Report:
+        """Scores, floors and verdict; all processes call it together."""
+
+
+def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedImages | GeneratedPoints:
+    """Samples 0 … count−1 as a set of images, or of points where that is what they are.
 
     Args:
         sampler: draws them.
         count: how many.
         identity: what tells this model from others, for example a checkpoint's manifest.
     """
+    if sampler.shape.extent is not None:
+        return GeneratedPoints(count, sampler.points, identity=f"{identity}:{sampler.seed}")
     shape = (sampler.shape.resolution, sampler.shape.resolution, sampler.shape.channels)
     labels = sampler.labels(np.arange(count))
     return GeneratedImages(
@@ -41,22 +51,33 @@ def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedIm
     )
 
 
-def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_size: int, **options: Any) -> Evaluator:
-    """The evaluator of a dataset: its training images are the reference, its held-out images the floor and the null."""
+def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_size: int, **options: Any) -> Scores:
+    """The evaluator of a dataset: its training images are the reference, its held-out images the floor and the null.
+
+    Where the modes are known, what counts them: then the null is known too.
+    """
+    if dataset.modes is not None:
+        if options.pop("kid_subset_size", None) is not None:
+            raise ConfigError(
+                "`--kid-subset-size` goes with KID, which is not computed where the modes are known: leave it out"
+            )
+        return dataset.modes.evaluator(device=device, seed=seed, batch_size=batch_size, **options)
     return Evaluator(dataset.train, dataset.heldout, device=device, seed=seed, batch_size=batch_size, **options)
 
 
-def check_best_by(best_by: str | None, metrics: tuple[str, ...] | None) -> None:
+def check_best_by(best_by: str | None, metrics: tuple[str, ...] | None, evaluator: Scores) -> None:
     """Raises `ConfigError` for a metric that there is not, or that is not computed."""
-    known = metrics or tuple(METRICS)
+    known = evaluator.metrics if isinstance(evaluator, KnownModesEvaluator) else metrics or tuple(METRICS)
     if best_by is not None and best_by not in known:
         raise ConfigError(f"`evaluate.best_by: {best_by}` is not among the metrics: choose from {', '.join(known)}")
 
 
 def best_value(report: Report, best_by: str | None) -> tuple[str, float] | None:
-    """The metric that ranks checkpoints and its value: `best_by`, or the Fréchet distance of the tier in use."""
+    """The metric that ranks checkpoints and its value: `best_by`, or the Fréchet distance of the tier in use, or where the
+    modes are known the reverse KL."""
     metrics = report.to_dict()["metrics"]
-    names = [best_by] if best_by else [name for name in metrics if name == "fid" or name.startswith("fd_")]
+    distances = [name for name in metrics if name in ("fid", "reverse_kl") or name.startswith("fd_")]
+    names = [best_by] if best_by else distances
     for name in names:
         if name in metrics and metrics[name]["value"] is not None:
             return name, float(metrics[name]["value"])
@@ -67,7 +88,8 @@ def is_better(score: tuple[str, float], best: tuple[str, float] | None) -> bool:
     """Whether `score` beats `best`: lower distances, higher Inception Scores and accuracies."""
     if best is None or score[0] != best[0]:
         return True
-    higher_is_better = METRICS[score[0]].kind in ("is", "accuracy")
+    kind = METRICS[score[0]].kind if score[0] in METRICS else score[0]
+    higher_is_better = kind in ("is", "accuracy", "modes", "modes_raw", "high_quality")
     return score[1] > best[1] if higher_is_better else score[1] < best[1]
 
 

@@ -86,6 +86,8 @@ class Report:
             floor = "none (no held-out images)"
             if entry.get("floor") is not None:
                 floor = f"{_number(entry['floor'])} (n={entry['floor_n']:,})"
+                if entry.get("floor_low") is not None:
+                    floor = f"{_number(entry['floor'])} [{_number(entry['floor_low'])}, {_number(entry['floor_high'])}]"
             value = _number(entry["value"])
             if entry.get("extrapolated") is not None:
                 value += f" (N→∞: {_number(entry['extrapolated'])})"

@@ -263,11 +263,8 @@ def _cross_check(config: Config) -> list[str]:
             f"`network.type: {config.network.type}` uses labels, and `data.use_labels` is false: "  # type: ignore[attr-defined]
             "set it to true, or choose an unconditional network"
         )
-    if train.batch_size % train.accumulation:
-        problems.append(
-            f"`train.batch_size: {train.batch_size}` does not divide by `train.accumulation: {train.accumulation}`: "
-            "change one of them"
-        )
+    if problem := indivisible(config, processes=1):
+        problems.append(problem)
     if train.sync_batchnorm and train.device == "cpu":
         problems.append("`train.sync_batchnorm` needs GPUs, and `train.device` is cpu: set one of them otherwise")
     if train.precision == "fp16" and train.device == "cpu":
@@ -285,6 +282,23 @@ def _cross_check(config: Config) -> list[str]:
         if settings.type == "sgd" and settings.nesterov and settings.momentum == 0:
             problems.append(f"`{at}.nesterov` needs `{at}.momentum` above 0: set it, or take nesterov out")
     return problems
+
+
+def indivisible(config: Config, processes: int) -> str | None:
+    """What is wrong where the batch cannot be cut for so many processes; None where it can."""
+    from gantk.objectives import OBJECTIVES
+
+    train, game = config.train, config.objective
+    group = OBJECTIVES.get(game.type).group(game)  # type: ignore[attr-defined]
+    total = processes * train.accumulation * group
+    if train.batch_size % total == 0:
+        return None
+    parts = [f"{processes} processes"] if processes > 1 else []
+    parts += [f"`train.accumulation: {train.accumulation}`"] if train.accumulation > 1 or group == 1 else []
+    parts += [f"packs of {group}"] if group > 1 else []
+    return (
+        f"`train.batch_size: {train.batch_size}` does not divide by {' × '.join(parts)}: make it a multiple of {total}"
+    )
 
 
 def dump_yaml(config: Config) -> str:

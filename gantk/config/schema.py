@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-SOURCES = ("digits", "hub", "parquet", "folder", "npz")
+SOURCES = ("digits", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist")
 
 
 class Section(BaseModel):
@@ -21,11 +21,13 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    source: Literal["digits", "hub", "parquet", "folder", "npz"]
+    source: Literal["digits", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist"]
     """Where the images come from: `digits` (scikit-learn's, built in), `hub` (a Hugging Face dataset id), `parquet`
-    (a file, or a folder of files), `folder` (images; sub-folders are classes) or `npz` (`images`, `labels`)."""
+    (a file, or a folder of files), `folder` (images; sub-folders are classes) or `npz` (`images`, `labels`). `mixture`:
+    points in the plane, drawn from Gaussians. `stacked_mnist`: three MNIST digits as the channels of one image."""
     path: str | None = None
-    """The dataset id for `hub`; a file or folder for `parquet`, `folder` and `npz`. `~` and `$VARIABLES` are expanded."""
+    """The dataset id for `hub`; a file or folder for `parquet`, `folder` and `npz`; MNIST itself for `stacked_mnist`, as
+    parquet on this disk or else an id on the hub. `~` and `$VARIABLES` are expanded."""
     revision: str | None = None
     """`hub`: the commit, tag or branch of the dataset. Pin it, or the data may change under you."""
     name: str | None = None
@@ -44,8 +46,13 @@ class DataConfig(Section):
     """`hub`, `parquet`: the column of class labels. Default: the only one that holds classes, if there is one."""
     use_labels: bool = True
     """Whether to read labels. Without them, class sub-folders and label columns are ignored."""
-    resolution: int = Field(ge=4, le=1024)
-    """The side of the square training images, in pixels: centre crop to a square, then resize (bicubic, antialiased)."""
+    mixture: Literal["ring", "grid"] | None = None
+    """`mixture`: `ring` (8 modes on the unit circle, σ 0.01) or `grid` (25 modes on {−4, …, 4}², σ 0.05)."""
+    count: int | None = Field(None, ge=2)
+    """How many training samples to make. Default: 100,000 for `mixture`, 128,000 for `stacked_mnist`."""
+    resolution: int = Field(ge=1, le=1024)
+    """The side of the square training images, in pixels: centre crop to a square, then resize (bicubic, antialiased).
+    `mixture` needs none (a point is an image of one pixel), `stacked_mnist` has MNIST's 28 where it is left out."""
     channels: Literal[1, 3] | None = None
     """1: grey, 3: RGB. Default: 1 if every image is grey, else 3. Transparency is laid over white."""
     flip: bool = False
@@ -56,25 +63,63 @@ class DataConfig(Section):
     """Where the decoded images are kept: on the GPU, in memory, in a memory-mapped file, or nowhere (`stream`: decoded
     each time they are seen). `auto` takes the first that fits."""
 
+    @field_validator("resolution")
+    @classmethod
+    def _resolution(cls, value: int, info: ValidationInfo) -> int:
+        if value < 4 and info.data.get("source") != "mixture":
+            raise ValueError(f"must be at least 4 for images, and is {value}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        sizes = {"mixture": 1, "stacked_mnist": 28}
+        if isinstance(value, dict) and value.get("source") in sizes:
+            return {"resolution": sizes[value["source"]], **value}
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        if self.source == "digits":
+        self._check_made()
+        if self.source in ("digits", "mixture"):
             if self.path is not None:
                 raise ValueError(
-                    "`path` is not used by `source: digits`, which is built in: take it out, or name another source"
+                    f"`path` is not used by `source: {self.source}`, which is built in: take it out, or name another source"
                 )
         elif not self.path:
-            what = "the dataset's id, as `owner/name`" if self.source == "hub" else "the file or folder to read"
+            places = {
+                "hub": "the dataset's id, as `owner/name`",
+                "stacked_mnist": "MNIST's parquet file, or its id on the hub",
+            }
+            what = places.get(self.source, "the file or folder to read")
             raise ValueError(f"`source: {self.source}` needs `path`: {what}")
         hub_only = [key for key in ("revision", "name", "heldout_split") if getattr(self, key) is not None]
-        if hub_only and self.source != "hub":
+        if hub_only and self.source not in ("hub", "stacked_mnist"):
             raise ValueError(f"`{hub_only[0]}` belongs to `source: hub`; with `source: {self.source}` take it out")
-        if self.heldout_path is not None and self.source in ("hub", "digits"):
+        if self.heldout_path is not None and self.source in ("hub", "digits", "mixture"):
             raise ValueError(
                 f"`heldout_path` does not go with `source: {self.source}`; use `heldout_fraction`"
                 + (" or `heldout_split`" if self.source == "hub" else "")
             )
         return self
+
+    def _check_made(self) -> None:
+        """Keys of the sources that make their samples, and of those that do not."""
+        if (self.source == "mixture") != (self.mixture is not None):
+            raise ValueError(
+                "`mixture: ring` or `mixture: grid` goes with `source: mixture`, and with no other: "
+                + ("name one" if self.source == "mixture" else "take it out")
+            )
+        if self.count is not None and self.source not in ("mixture", "stacked_mnist"):
+            raise ValueError("`count` is for samples that are made here: to use fewer images, set `limit`")
+        if self.source != "mixture":
+            if self.source == "stacked_mnist" and self.channels is not None:
+                raise ValueError(
+                    "`channels` does not go with `source: stacked_mnist`, whose images have 3: take it out"
+                )
+            return
+        if self.resolution != 1 or self.channels is not None or self.flip:
+            raise ValueError("points have no `resolution`, `channels` or `flip`: take them out")
 
 
 class ScheduleConfig(Section):

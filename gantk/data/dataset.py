@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import psutil
@@ -18,9 +19,22 @@ from gantk.data.sources import Source, open_sources
 from gantk.data.store import CachedPixels, Pixels, Storage, Store, StreamedPixels
 from gantk.data.transform import Channels, Transform
 
+if TYPE_CHECKING:
+    from gantk_eval.known_modes import KnownModesEvaluator
+
 DEVICE_SHARE = 0.25  # of the GPU's free memory
 MEMORY_SHARE = 0.5  # of the memory that is available, over all the processes on this machine
 logger = logging.getLogger(__name__)
+
+
+class KnownModes(Protocol):
+    """What is known of samples that are made here."""
+
+    extent: float | None
+    """Points: half the side of a square around the origin that holds them, for pictures. None: images."""
+
+    def evaluator(self, *, device: Any, progress: bool = False, **options: Any) -> KnownModesEvaluator:
+        """What counts the modes of generated samples."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,8 @@ class Dataset:
     """None where there are no labels."""
     description: str
     """One line for people."""
+    modes: KnownModes | None = None
+    """What is known of the modes, where the samples are made here."""
 
     @property
     def sha256(self) -> str:
@@ -63,6 +79,8 @@ def open_dataset(
     Raises DataError in one sentence where data is missing, damaged (named), or too little or too much.
     """
     device = torch.device(device)
+    if config.source in ("mixture", "stacked_mnist"):
+        return _open_made(config, seed, device, progress)
     train_source, heldout_source = open_sources(config, progress=progress)
     transform = Transform(config.resolution, config.channels)
     train = _open(train_source, transform, config.storage, progress)
@@ -128,6 +146,68 @@ def open_dataset(
     )
 
 
+def _open_made(config: DataConfig, seed: int, device: torch.device, progress: bool) -> Dataset:
+    """Samples that are made here, with held-out ones drawn apart from them."""
+    from gantk.data import made
+
+    modes: KnownModes
+    train: made.MixturePixels | made.StackedPixels
+    heldout: made.MixturePixels | made.StackedPixels
+    if config.source == "mixture":
+        mixture = made.mixture_of(config)
+        count = min(config.count or made.POINTS, config.limit or made.POINTS)
+        train = made.MixturePixels(mixture, count, "train")
+        heldout = made.MixturePixels(mixture, made.HELDOUT_POINTS, "heldout")
+        name, labels, heldout_labels, class_names = f"the {mixture.name} of Gaussians", None, None, None
+        modes = made.MixtureModes(mixture, count)
+        what = f"points, {mixture.modes} modes"
+    else:
+        digits = open_dataset(made.digits_config(config), seed=seed, device="cpu", progress=progress)
+        for store in (digits.train, digits.heldout):
+            made.check_digits(store.labels, store.name)
+        count = min(config.count or made.STACKS, config.limit or made.STACKS)
+        train = made.StackedPixels(digits.train, count, "train")
+        heldout = made.StackedPixels(digits.heldout, made.HELDOUT_STACKS, "heldout")
+        name = f"stacks of {digits.train.name}"
+        labels, heldout_labels = (train.labels, heldout.labels) if config.use_labels else (None, None)
+        class_names = tuple(f"{mode:03d}" for mode in range(1000)) if config.use_labels else None
+        modes = made.StackedModes(digits.train, count)
+        what = f"images of {'×'.join(map(str, train.shape))}, 1,000 modes"
+    size = count * int(np.prod(train.shape)) * train.dtype.itemsize
+    storage = _storage("auto" if config.storage == "stream" else config.storage, size, device)
+    stores = [
+        Store(
+            pixels,
+            np.arange(rows),
+            name=title,
+            storage=kept,
+            labels=classes,
+            class_names=class_names,
+            device=device,
+        )
+        for pixels, rows, title, kept, classes in (
+            (train, count, name, storage, labels),
+            (
+                heldout,
+                len(heldout),
+                f"{name}, held-out draws",
+                "memory" if storage == "device" else storage,
+                heldout_labels,
+            ),
+        )
+    ]
+    return Dataset(
+        train=stores[0],
+        heldout=stores[1],
+        channels=train.shape[2],
+        resolution=config.resolution,
+        class_names=class_names,
+        num_classes=None if class_names is None else len(class_names),
+        description=f"{name}: {count:,} training and {len(heldout):,} held-out {what}",
+        modes=modes,
+    )
+
+
 def heldout_share(count: int, fraction: float, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
     """Which of `count` images to set apart: sorted int64, at least one, round(fraction × count) of them.
 
@@ -187,7 +267,11 @@ def _count_classes(opened: _Opened) -> int | None:
 def _choose(wanted: str, opened: _Opened, count: int, device: torch.device) -> Storage:
     if isinstance(opened.pixels, StreamedPixels):
         return "stream"
-    size = count * int(np.prod(opened.pixels.shape))
+    return _storage(wanted, count * int(np.prod(opened.pixels.shape)), device)
+
+
+def _storage(wanted: str, size: int, device: torch.device) -> Storage:
+    """Where `size` bytes go."""
     if wanted == "auto":
         if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
             return "device"

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from gantk.config.schema import DataConfig
 from gantk.data.cache import BATCH, processors
+from gantk.data.dataset import open_dataset
+from gantk.data.made import digits_config
 from gantk.data.sources import Item, Source, open_sources
 from gantk.data.transform import Transform
 
@@ -85,11 +87,25 @@ def inspect(config: DataConfig, *, progress: bool = False) -> DataReport:
 
     Raises DataError only where there is no data to look at: a missing path, no images, a missing column.
     """
+    if config.source == "mixture":
+        return _made(config)
+    if config.source == "stacked_mnist":
+        config = digits_config(config)
     train, heldout = open_sources(config, progress=progress)
     return DataReport(
         _inspect(train, config, progress),
         None if heldout is None else _inspect(heldout, config, progress),
     )
+
+
+def _made(config: DataConfig) -> DataReport:
+    """Nothing to read and nothing to be damaged."""
+    dataset = open_dataset(config)
+    reports = [
+        SplitReport(store.name, len(store), sizes={"2-d points": len(store)})
+        for store in (dataset.train, dataset.heldout)
+    ]
+    return DataReport(*reports)
 
 
 def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:

@@ -29,8 +29,12 @@ class Pixels(Protocol):
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8 for images; float32 for points, which are taken as they are."""
+
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 [n, H, W, C]. May be called from several threads at once."""
+        """[n, H, W, C] of that type. May be called from several threads at once."""
 
     def fingerprint(self, key: str) -> str | None:
         """The content hash of a choice of rows and labels that `key` stands for, where it is known without
@@ -43,6 +47,8 @@ class Pixels(Protocol):
 
 class CachedPixels:
     """The memory-mapped images of a cache entry."""
+
+    dtype = torch.uint8
 
     def __init__(self, decoded: Decoded) -> None:
         self._folder: Path = decoded.folder
@@ -66,6 +72,8 @@ class StreamedPixels:
     Their fingerprint is that of the source and the transform, for hashing pixels would mean decoding
     everything.
     """
+
+    dtype = torch.uint8
 
     def __init__(self, source: Source, transform: Transform) -> None:
         if transform.channels is None:
@@ -126,7 +134,7 @@ class Store:
         return len(self._rows)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 [n, height, width, channels], in the order of `indices`."""
+        """uint8 (float32 for points) [n, height, width, channels], in the order of `indices`."""
         return self._pixels.rows(self._rows[np.asarray(indices, dtype=np.int64)])
 
     def fingerprint(self) -> str:
@@ -150,7 +158,7 @@ class Store:
         return None if self._label_tensor is None else self._label_tensor[indices]
 
     def fetch(self, indices: torch.Tensor, upcoming: torch.Tensor | None = None) -> torch.Tensor:
-        """A batch: uint8 [B, C, H, W] with channels-last strides, on the device for `storage: device`, else
+        """A batch: uint8 (float32 for points) [B, C, H, W] with channels-last strides, on the device for `storage: device`, else
         on the CPU.
 
         `indices`: int64 [B] on the CPU, each in 0 ... len - 1. `upcoming`: what the next call will ask for;
@@ -188,7 +196,7 @@ class Store:
         """Room for a batch; pinned where it will go on to a GPU, so that the copy runs beside the
         computation.
         """
-        return torch.empty((count, *self.shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return torch.empty((count, *self.shape), dtype=self._pixels.dtype, pin_memory=self.device.type == "cuda")
 
     def _begin(self, indices: torch.Tensor) -> list[Future[np.ndarray]]:
         if self._pool is None:

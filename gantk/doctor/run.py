@@ -85,6 +85,8 @@ def data_of(page: Page, name: str, data: DataConfig, config: Config) -> ImageSha
     from gantk.data.sources import open_sources
     from gantk.data.transform import Transform
 
+    if data.source in ("mixture", "stacked_mnist"):
+        return _made(page, name, data, config)
     report: DataReport | None = None
     decoded, cached = Path(), False
     with _off_the_network(data.source == "hub"):
@@ -116,6 +118,30 @@ def data_of(page: Page, name: str, data: DataConfig, config: Config) -> ImageSha
     _enough_images(page, data, report, config.train.batch_size)
     _room(page, data, report, shape.channels, decoded if cached else None)
     return shape
+
+
+def _made(page: Page, name: str, data: DataConfig, config: Config) -> ImageShape | None:
+    """Samples that are made here: all there is to look at is what they are made of."""
+    from gantk.data import open_dataset
+    from gantk.data.made import digits_config
+    from gantk.sampling import ImageShape
+
+    if data.source == "stacked_mnist":
+        try:
+            digits = digits_config(data)
+        except DataError as error:
+            page.stops(name, error)
+            return None
+        if data_of(page, f"{name}: the digits", digits, config) is None:
+            return None
+    with _off_the_network(True):
+        try:
+            dataset = open_dataset(data, seed=config.seed)
+        except DataError as error:
+            page.stops(name, error)
+            return None
+    page.say("ok", name, dataset.description)
+    return ImageShape.of(dataset)
 
 
 def _not_on_this_disk(page: Page, name: str, data: DataConfig, error: DataError) -> None:

@@ -109,6 +109,11 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.family = config, family
 
+    @classmethod
+    def group(cls, config: Any) -> int:
+        """How many neighbours in a batch belong together; each process's micro-batches are multiples of it."""
+        return 1
+
     def setup(self, batch: Batch) -> None:
         """Called once at the start of a new run, with its first batch."""
 

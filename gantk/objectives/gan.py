@@ -12,6 +12,7 @@ from gantk.config.schema import Section
 from gantk.losses import LOSSES
 from gantk.networks import Family
 from gantk.objectives.base import OBJECTIVES, Batch, Networks, Objective, Phase, Terms
+from gantk.objectives.packing import packed_discriminator
 
 
 class GANConfig(Section):
@@ -20,6 +21,8 @@ class GANConfig(Section):
     """The adversarial loss. `wasserstein` needs a Lipschitz constraint on the discriminator to mean anything."""
     discriminator_steps: int = Field(1, ge=1)
     """Updates of the discriminator for each of the generator."""
+    pack: int = Field(1, ge=1, le=16)
+    """Samples that the discriminator judges at once (PacGAN); `train.batch_size` counts single samples."""
 
 
 @OBJECTIVES.register("gan")
@@ -28,12 +31,19 @@ class GAN(Objective):
 
     def __init__(self, config: Any, family: Family) -> None:
         super().__init__(config, family)
-        self.networks = {"generator": family.make("generator"), "discriminator": family.make("discriminator")}
+        self.networks = {
+            "generator": family.make("generator"),
+            "discriminator": packed_discriminator(family, config.pack),
+        }
         self.adversarial = LOSSES[config.loss]
         self.phases = (
             Phase("d", ("discriminator",), self.discriminator_loss, repeats=config.discriminator_steps),
             Phase("g", ("generator",), self.generator_loss, batch="same"),
         )
+
+    @classmethod
+    def group(cls, config: Any) -> int:
+        return int(config.pack)
 
     def fake(self, networks: Networks, batch: Batch) -> Tensor:
         """Images generated for the rows of `batch`, of the same classes as its real ones."""

@@ -14,7 +14,8 @@ from gantk.objectives import Batch, Images
 
 
 class Stream:
-    """One source: the shuffled epochs of a dataset one after another, normalised and flipped on the device.
+    """One source: the shuffled epochs of a dataset one after another, normalised and flipped on the device; points, which
+    are floating-point numbers already, are taken as they are.
 
     The image at position p of the stream depends on (seed, p) alone.
     """
@@ -31,7 +32,9 @@ class Stream:
         indices = self.indices(positions)
         later = None if upcoming is None else self.indices(upcoming)
         pixels = self.dataset.train.fetch(indices, later).to(self.device, non_blocking=True)
-        images = pixels.to(self.dtype).sub_(127.5).div_(127.5)
+        images = pixels.to(self.dtype)
+        if pixels.dtype == torch.uint8:
+            images = images.sub_(127.5).div_(127.5)
         if self.flip:
             mirrored = Draws(key_of(self.seed, "flip"), positions.to(self.device)).integers(2).bool()
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from gantk.errors import DivergedError
-from gantk.grids import save_grid
 from gantk.training import checkpoint as checkpoints
 
 if TYPE_CHECKING:
@@ -78,9 +77,8 @@ class Grids(Hook):
 
     def act(self, trainer: Trainer) -> None:
         if trainer.runtime.is_main:
-            images, columns, captions = trainer.sampler.grid(trainer.config.samples.count)
             path = trainer.folder / "samples" / f"{trainer.images:010d}.png"
-            save_grid(images, path, columns, captions)
+            trainer.sampler.save_picture(trainer.config.samples.count, path)
             trainer.tracker.image(trainer.kimg, "samples", path)
 
 

@@ -6,6 +6,7 @@ import logging
 
 from gantk import records
 from gantk.config import Config, differences, load_config
+from gantk.config.loading import indivisible
 from gantk.errors import CheckpointError, ConfigError
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
@@ -28,12 +29,8 @@ def find_start(config: Config, runtime: Runtime, resume: str, allow_changes: boo
         ConfigError: for a run that is there and must not be, or that another process trains.
         CheckpointError: for one that is damaged, or of another config (unless `allow_changes`).
     """
-    total = runtime.world_size * config.train.accumulation
-    if config.train.batch_size % total:
-        raise ConfigError(
-            f"`train.batch_size: {config.train.batch_size}` does not divide by {runtime.world_size} processes × "
-            f"`train.accumulation: {config.train.accumulation}`: make it a multiple of {total}"
-        )
+    if problem := indivisible(config, runtime.world_size):
+        raise ConfigError(problem)
     folder = config.run_folder
     if runtime.is_main and records.is_running(folder):
         raise ConfigError(f"run {folder} is being trained by another process: wait, stop it, or give another `--name`")

@@ -6,7 +6,6 @@ import logging
 import time
 
 import torch
-from gantk_eval import Evaluator
 
 from gantk import records
 from gantk.config import Config, dump_yaml
@@ -15,6 +14,7 @@ from gantk.errors import DataError, InterruptedRunError, PreemptedError
 from gantk.progress import Progress
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
+from gantk.scoring import Scores
 from gantk.tracking import Tracker
 from gantk.training import checkpoint as checkpoints
 from gantk.training import snapshot
@@ -206,13 +206,12 @@ class Trainer:
 
     # Evaluation and checkpoints
 
-    def _build_evaluator(self) -> Evaluator:
+    def _build_evaluator(self) -> Scores:
         """Refuses unknown metrics and missing weights; what takes long waits for the first evaluation."""
         from gantk.scoring import build_evaluator, check_best_by
 
         config = self.config.evaluate
-        check_best_by(config.best_by, config.metrics)
-        return build_evaluator(
+        evaluator = build_evaluator(
             self.dataset,
             device=self.runtime.device,
             seed=self.config.seed,
@@ -220,6 +219,8 @@ class Trainer:
             metrics=config.metrics,
             progress=self.runtime.is_main and self.config.tracking.progress,
         )
+        check_best_by(config.best_by, config.metrics, evaluator)
+        return evaluator
 
     def evaluate(self) -> None:
         """Score the averaged networks on all processes; mark the best."""

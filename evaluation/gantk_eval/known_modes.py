@@ -1,0 +1,345 @@
+"""Evaluation where the modes of the data are known: mode counts, and a verdict that needs no held-out samples.
+
+The null is not estimated here but known: a perfect sampler of the same distribution. Each number stands beside what that
+sampler reaches with as many samples (mean, and where 99 % of its repetitions lie).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from gantk_eval import distributed
+from gantk_eval.collapse.calibration import ALPHA, Severity, TestResult, holm
+from gantk_eval.errors import DataError, UserError
+from gantk_eval.mixture import Floor, Measures, Mixture, floors, measure, truncated_moments
+from gantk_eval.protocol import Protocol as ScoreProtocol
+from gantk_eval.report import Report, score
+
+__all__ = ["GeneratedPoints", "KnownModesEvaluator", "MixtureEvaluator", "SampleSet", "weigh"]
+
+DROPPED, STARVED = 0.2, 0.5
+"""A mode is dropped, or starved, where the upper 99 % bound of seen / expected is below this."""
+SHRUNKEN, NARROW = 0.5, 0.8
+"""A mode has collapsed on itself, or is suspect, where the upper 99 % bound of its spread over the true one is below this."""
+DUPLICATED, REPEATED = 0.2, 0.05
+FEWEST_GOOD = 0.5
+"""Below this share of samples of high quality nothing that did not fire may be called `ok`."""
+FEWEST_IN_MODE = 10
+
+
+class SampleSet(Protocol):
+    """Random access to N samples: `gantk_eval.ImageSet` is one, `GeneratedPoints` another."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[n, …], in the order of `indices`."""
+
+    def fingerprint(self) -> str: ...
+
+
+class GeneratedPoints:
+    """Vectors that a function makes by global index: `generate(indices int64 [n]) -> float [n, d]`.
+
+    `identity` stands for the model and seed in the fingerprint.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        generate: Callable[[np.ndarray], np.ndarray],
+        *,
+        identity: str,
+        name: str = "generated samples",
+    ) -> None:
+        if count < 1:
+            raise DataError(f"{name}: {count} samples asked for; ask for at least one")
+        self.name, self.identity = name, identity
+        self._count, self._generate = count, generate
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """float64 [n, d], made now."""
+        return np.asarray(self._generate(np.asarray(indices, dtype=np.int64)), dtype=np.float64)
+
+    def fingerprint(self) -> str:
+        """sha256 of identity and count."""
+        return hashlib.sha256(f"gantk-points-1 {self._count} {self.identity}".encode()).hexdigest()
+
+
+class KnownModesEvaluator(ABC):
+    """Evaluates samples against modes that are known; the counterpart of `Evaluator`, with the same report.
+
+    `metrics`: names out of `names`; None takes all. `batch_size`: samples a chunk. With `torch.distributed` initialised, all
+    ranks call `evaluate` together, and each gets the same report. Raises UserError for a metric that there is not.
+    """
+
+    names: tuple[str, ...]
+    extractor: str
+    """What the protocol says of how modes are recognised."""
+
+    def __init__(self, *, metrics: Sequence[str] | None = None, seed: int = 0, batch_size: int = 100) -> None:
+        if batch_size < 1:
+            raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
+        unknown = [name for name in metrics or () if name not in self.names]
+        if unknown or (metrics is not None and not metrics):
+            raise UserError(
+                f"there is no metric {', '.join(unknown) or 'named'} for data whose modes are known; choose from "
+                f"{', '.join(self.names)}"
+            )
+        self.metrics = tuple(metrics or self.names)
+        self.seed, self.batch_size = seed, batch_size
+
+    @abstractmethod
+    def _look(self, samples: np.ndarray) -> np.ndarray:
+        """What a chunk of samples comes down to, [n, …]; computed where the samples are made."""
+
+    @abstractmethod
+    def _judge(self, looked: np.ndarray) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """The entries of all metrics, and the verdict."""
+
+    @abstractmethod
+    def _protocol(self, count: int, fake_sha256: str) -> ScoreProtocol: ...
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
+        """What takes long and depends on the data alone; `evaluate` does it where it has not been done."""
+
+    def evaluate(self, fake: SampleSet) -> Report:
+        """Scores, floors and verdict of generated samples; the same on every rank."""
+        self.prepare()
+        mine = distributed.chunks(len(fake), self.batch_size)
+
+        def work() -> tuple[np.ndarray, ...]:
+            rows = [self._look(fake.read(chunk)) for chunk in mine]
+            if not rows:  # a rank without a chunk still takes part in the gathering
+                rows = [self._look(fake.read(np.arange(1)))[:0]]
+            return np.concatenate([*mine, np.empty(0, dtype=np.int64)]), np.concatenate(rows)
+
+        indices, looked = distributed.all_or_none(work)
+        looked = distributed.gather_rows(indices, looked, len(fake))
+
+        def report() -> bytes:
+            metrics, collapse = self._judge(looked)
+            protocol = self._protocol(len(fake), fake.fingerprint()).to_dict()
+            chosen = {name: metrics[name] for name in self.metrics}
+            return Report(chosen, collapse, protocol).to_json(indent=None).encode()
+
+        return Report.from_dict(json.loads(distributed.from_first(report)))
+
+
+def entry(value: float, floor: Floor | None, count: int, n_real: int, **more: Any) -> dict[str, Any]:
+    """A metric's entry with a perfect sampler's mean as the floor, and its 99 % range as `floor_low`, `floor_high`."""
+    if floor is None:
+        return score(value, n_fake=count, n_real=n_real, **more)
+    between = {"floor_low": floor.low, "floor_high": floor.high}
+    return score(value, n_fake=count, n_real=n_real, floor=floor.mean, floor_n=count, **between, **more)
+
+
+def weigh(tests: list[TestResult], calm: str, doubts: list[str]) -> dict[str, Any]:
+    """The verdict from tests in their order of precedence: those that fired, else `doubts`, else too little power, else ok."""
+    for test, adjusted in zip(tests, holm([test.p for test in tests]), strict=True):
+        test.p_adjusted = adjusted
+    fired = [test for test in tests if test.severity != "none" and test.p_adjusted <= ALPHA]
+    fired.sort(key=lambda test: test.severity != "collapsed")
+    result: dict[str, Any] = {"missing": [mode for test in fired for mode in test.missing]}
+    weak = [test.weakness for test in tests if not test.powerful]
+    if fired:
+        verdict = "collapsed" if any(test.severity == "collapsed" for test in fired) else "suspect"
+        result |= {"verdict": verdict, "reasons": [reason for test in fired for reason in test.reasons] + doubts}
+    elif doubts or weak:
+        result |= {"verdict": "inconclusive", "reasons": doubts + weak}
+    else:
+        result |= {"verdict": "ok", "reasons": [calm]}
+    return {**result, "tests": [test.to_dict() for test in tests]}
+
+
+class MixtureEvaluator(KnownModesEvaluator):
+    """Exact mode counts of points in the plane. `n_real`: how many points were trained on, for the report."""
+
+    names = ("modes", "high_quality", "reverse_kl", "mode_spread", "least_spread")
+    extractor = "known_mixture"
+
+    def __init__(self, mixture: Mixture, *, n_real: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.mixture, self.n_real = mixture, n_real
+
+    def _look(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def _judge(self, looked: np.ndarray) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        found = measure(looked, self.mixture)
+        perfect = floors(self.mixture, found.count)
+        values = {name: getattr(found, name) for name in self.names}
+        entries = {
+            # JSON has no word for a spread of nothing.
+            name: entry(value if math.isfinite(value) else 0.0, perfect[name], found.count, self.n_real)
+            for name, value in values.items()
+        }
+        entries["modes"]["of"] = self.mixture.modes
+        return entries, judge_mixture(found, self.mixture)
+
+    def _protocol(self, count: int, fake_sha256: str) -> ScoreProtocol:
+        return ScoreProtocol(
+            extractor=f"{self.extractor}:{self.mixture.name}",
+            weights_sha256="",
+            resize="none",
+            precision="fp64",
+            shape=(1, 1, 2),
+            n_fake=count,
+            n_real=self.n_real,
+            n_heldout=None,
+            seed=self.seed,
+            reference_sha256=self.mixture.fingerprint(),
+            heldout_sha256=None,
+            fake_sha256=fake_sha256,
+            is_splits=None,
+            kid_subsets=None,
+            kid_subset_size=None,
+            software={"numpy": np.__version__, "world_size": str(distributed.world_size())},
+        )
+
+
+def judge_mixture(found: Measures, mixture: Mixture) -> dict[str, Any]:
+    """The verdict on samples of a known mixture: {verdict, reasons, tests, missing}.
+
+    In this order of precedence: the extent of the whole; repeated points; lost and starved modes, by the samples nearest to
+    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Each test's p is exact
+    under a perfect sampler, but for the spread, where it is a normal approximation; Holm over the four at 1 %.
+    """
+    good = found.high_quality
+    tests = [_extent(found, mixture), _repeated(found, mixture), _lost(found, mixture), _shrunken(found, mixture)]
+    doubts = []
+    if good < FEWEST_GOOD:
+        doubts.append(f"quality: only {good:.1%} of samples are within 3σ of a mode, so its modes cannot be judged")
+    else:
+        missed = np.flatnonzero((found.good == 0) & (found.assigned * mixture.modes >= DROPPED * found.count))
+        doubts += [
+            f"quality: {found.assigned[mode]:,} samples are nearest to mode {_place(mixture, mode)}, none within 3σ of it"
+            for mode in missed
+        ]
+    calm = f"{found.modes} of {mixture.modes} modes, none starved or shrunken; no point is repeated"
+    return weigh(tests, calm, doubts)
+
+
+def _place(mixture: Mixture, mode: int | np.integer[Any]) -> str:
+    x, y = mixture.means[mode]
+    return f"({x:.3g}, {y:.3g})"
+
+
+def _severity(upper: float, collapsed: float, suspect: float) -> Severity:
+    return "collapsed" if upper < collapsed else "suspect" if upper < suspect else "none"
+
+
+def _repeated(found: Measures, mixture: Mixture) -> TestResult:
+    from scipy.stats import poisson
+
+    from gantk_eval.mixture import DUPLICATE
+
+    # A point's chance of another within d: the mean density is 1 / (4 π σ² K), as the modes do not overlap.
+    rate = min(1.0, (found.count - 1) * DUPLICATE**2 / (4 * mixture.modes))
+    share = found.duplicates / found.count
+    result = TestResult(
+        name="duplicates",
+        statistic=share,
+        null_mean=rate,
+        effect=share - rate,
+        # They come in pairs.
+        p=float(poisson.sf(math.ceil(found.duplicates / 2) - 1, found.count * rate / 2)) if found.duplicates else 1.0,
+        severity=_severity(-share, -DUPLICATED, -REPEATED),
+    )
+    if result.severity != "none":
+        result.reasons.append(f"{found.duplicates:,} of {found.count:,} samples are repeated points")
+    return result
+
+
+def _lost(found: Measures, mixture: Mixture) -> TestResult:
+    from scipy.stats import beta, binom
+
+    size, count = mixture.modes, found.count
+    expected = count / size
+    p = np.minimum(1.0, size * binom.cdf(found.assigned, count, 1 / size))
+    upper = size * beta.ppf(0.99, found.assigned + 1, np.maximum(count - found.assigned, 1e-9))
+    lost = np.flatnonzero((p <= ALPHA) & (upper < STARVED))
+    lowest = float(found.assigned.min() / expected)
+    result = TestResult(
+        name="lost_modes",
+        statistic=lowest,
+        null_mean=1.0,
+        effect=1 - min(1.0, lowest),
+        p=float(p.min()),
+        severity=_severity(float(upper[lost].min()), DROPPED, STARVED) if len(lost) else "none",
+    )
+    dropped = upper[lost] < DROPPED
+    for mode, gone in sorted(zip(lost.tolist(), dropped.tolist(), strict=True), key=lambda pair: not pair[1]):
+        seen, word = int(found.assigned[mode]), "dropped" if gone else "starved"
+        name = _place(mixture, mode)
+        result.reasons.append(f"mode {name} has {seen:,} of an expected {expected:,.0f} samples ({word})")
+        result.missing.append({"mode": name, "expected": round(expected), "seen": seen})
+    # With no sample at all in a mode, would the bound have shown it?
+    if size * (1 - 0.01 ** (1 / count)) >= DROPPED:
+        result.powerful = False
+        needed = math.ceil(math.log(0.01) / math.log1p(-DROPPED / size))
+        result.weakness = f"{count:,} samples are too few to tell that one of {size} modes is lost; draw {needed:,}"
+    return result
+
+
+def _extent(found: Measures, mixture: Mixture) -> TestResult:
+    from scipy.stats import norm
+
+    # The variance of |x|², with |x|² = |m|² + 2 m·e + |e|² for a mean m and noise e.
+    norms = (mixture.means**2).sum(axis=1)
+    variance = norms.var() + 4 * norms.mean() * mixture.std**2 + 4 * mixture.std**4
+    mean = norms.mean() + 2 * mixture.std**2
+    error = math.sqrt(variance / found.count) / mean
+    ratio = found.spread_all
+    result = TestResult(
+        name="extent",
+        statistic=ratio,
+        null_mean=1.0,
+        effect=1 - min(1.0, ratio),
+        p=float(norm.cdf((ratio**2 - 1) / error)),
+        severity=_severity(ratio * (1 + 2.33 * error), DROPPED, STARVED),
+    )
+    if result.severity != "none":
+        result.reasons.append(f"all samples together spread {ratio:.2g} times as far as the mixture")
+    return result
+
+
+def _shrunken(found: Measures, mixture: Mixture) -> TestResult:
+    from scipy.stats import chi2, norm
+
+    judged = np.flatnonzero(found.good >= FEWEST_IN_MODE)
+    result = TestResult("shrinkage", 1.0, 1.0, 0.0, 1.0, "none")
+    if not len(judged):
+        result.powerful = False
+        result.weakness = f"no mode has {FEWEST_IN_MODE} samples within 3σ, so their spread cannot be judged"
+        return result
+    mean, variance = truncated_moments()
+    number = found.good[judged]
+    squares = found.squares[judged] / number
+    p = np.minimum(1.0, len(judged) * norm.cdf((squares - mean) / np.sqrt(variance / number)))
+    # As of a Gaussian that is not cut, whose variance is the larger: the bound errs on the side of `none`.
+    upper = np.sqrt(squares / mean * 2 * number / chi2.ppf(0.01, 2 * number))
+    spread = np.sqrt(squares / mean)
+    small = np.flatnonzero((p <= ALPHA) & (upper < NARROW))
+    result.statistic, result.effect, result.p = float(spread.min()), float(1 - min(1.0, spread.min())), float(p.min())
+    if len(small):
+        result.severity = _severity(float(upper[small].min()), SHRUNKEN, NARROW)
+        worst = small[spread[small].argmin()]
+        result.reasons.append(
+            f"{len(small)} of {len(judged)} modes have shrunk; mode {_place(mixture, judged[worst])} spreads "
+            f"{spread[worst]:.2g} times as far as it should"
+        )
+    return result

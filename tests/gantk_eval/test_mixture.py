@@ -1,0 +1,139 @@
+"""Known mixtures: measures and floors against their closed forms, and the verdict in worlds with a known answer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from gantk_eval.errors import UserError
+from gantk_eval.known_modes import GeneratedPoints, MixtureEvaluator, judge_mixture
+from gantk_eval.mixture import MIXTURES, Mixture, floors, measure, reverse_kl, truncated_moments
+
+COUNT = 2500
+
+
+def verdict(points: np.ndarray, mixture: Mixture) -> tuple[str, str]:
+    found = judge_mixture(measure(points, mixture), mixture)
+    return found["verdict"], found["reasons"][0]
+
+
+def drawn(mixture: Mixture, seed: int = 0, count: int = COUNT) -> np.ndarray:
+    return mixture.sample(count, np.random.default_rng(seed))
+
+
+def test_modes_stand_where_the_protocol_puts_them() -> None:
+    ring, grid = MIXTURES["ring"], MIXTURES["grid"]
+    assert (ring.modes, ring.std, grid.modes, grid.std) == (8, 0.01, 25, 0.05)
+    assert np.allclose(np.linalg.norm(ring.means, axis=1), 1)
+    assert {tuple(mean) for mean in grid.means} == {(x, y) for x in (-4, -2, 0, 2, 4) for y in (-4, -2, 0, 2, 4)}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_floors_are_those_of_theory(name: str) -> None:
+    floor = floors(MIXTURES[name], COUNT)
+    # A point lies within 3σ of its mode with 1 − exp(−9/2); the KL of n draws over K cells is (K − 1) / 2n.
+    assert floor["high_quality"].mean == pytest.approx(1 - math.exp(-4.5), abs=2e-4)
+    assert 0.983 < floor["high_quality"].low < 0.985 < 0.993 < floor["high_quality"].high < 0.995
+    modes = MIXTURES[name].modes
+    assert floor["reverse_kl"].mean == pytest.approx((modes - 1) / (2 * COUNT * 0.9889), rel=0.1)
+    assert floor["modes"].low == modes
+    assert floor["mode_spread"].mean == pytest.approx(1, abs=2e-3)
+
+
+def test_truncated_moments_by_simulation() -> None:
+    squares = (np.random.default_rng(0).standard_normal((400_000, 2)) ** 2).sum(axis=1)
+    inside = squares[squares < 9]
+    assert truncated_moments() == pytest.approx((inside.mean(), inside.var()), rel=0.01)
+
+
+def test_measures_of_five_points() -> None:
+    ring = MIXTURES["ring"]
+    points = np.array([[1, 0], [1.02, 0], [1.05, 0], [0, 1], [0, 1]], dtype=np.float32)
+    found = measure(points, ring)
+    assert found.modes == 2
+    assert found.high_quality == pytest.approx(4 / 5)  # (1.05, 0) is 5σ away
+    assert found.assigned.sum() == 5
+    assert found.reverse_kl == pytest.approx(math.log(8) - math.log(2))  # two modes, two good samples each
+    assert found.duplicates == 2
+    assert found.mode_spread == pytest.approx(math.sqrt((0 + 4 + 0 + 0) / 4 / truncated_moments()[0]), rel=1e-3)
+
+
+def test_reverse_kl() -> None:
+    assert reverse_kl(np.array([5, 5, 5])) == 0
+    assert reverse_kl(np.array([9, 0, 0])) == pytest.approx(math.log(3))
+
+
+def test_points_that_are_not_finite_hit_nothing() -> None:
+    found = measure(np.array([[np.nan, 0], [np.inf, 1], [0.0, 1.0]]), MIXTURES["ring"])
+    assert (found.count, int(found.good.sum())) == (3, 1)
+    nowhere = measure(np.full((10, 2), 50.0), MIXTURES["ring"])
+    assert nowhere.reverse_kl == pytest.approx(math.log(8))
+    assert math.isnan(nowhere.mode_spread)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_perfect_sampler_is_ok(name: str) -> None:
+    verdicts = [verdict(drawn(MIXTURES[name], seed), MIXTURES[name])[0] for seed in range(100)]
+    assert verdicts.count("ok") >= 99
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("lost", [1, 3])
+def test_lost_modes_are_named(name: str, lost: int) -> None:
+    mixture = MIXTURES[name]
+    points = drawn(mixture)
+    points = points[mixture.nearest(points)[0] >= lost]
+    found = judge_mixture(measure(points, mixture), mixture)
+    assert found["verdict"] == "collapsed"
+    assert len(found["missing"]) == lost
+    assert "has 0 of an expected" in found["reasons"][0]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_other_worlds(name: str) -> None:
+    mixture, generator = MIXTURES[name], np.random.default_rng(1)
+    points = drawn(mixture)
+    mode = mixture.nearest(points)[0]
+    starved = points[(mode != 2) | (generator.random(COUNT) < 0.2)]
+    shrunk = mixture.means[mode] + 0.3 * (points - mixture.means[mode])
+    one_shrunk = np.where((mode == 2)[:, None], shrunk, points)
+    shifted = points + np.where(mode == 2, 6 * mixture.std, 0)[:, None]
+    worlds = {
+        "starved": (starved, "suspect", "(starved)"),
+        "shrunk": (shrunk, "collapsed", f"{mixture.modes} of {mixture.modes} modes have shrunk"),
+        "one shrunk": (one_shrunk, "collapsed", "1 of"),
+        "repeated": (points[:50].repeat(50, axis=0), "collapsed", "repeated points"),
+        "one place": (0.001 * generator.standard_normal((COUNT, 2)), "collapsed", "all samples together"),
+        # Poor quality is not collapse.
+        "a mode hit beside its middle": (shifted, "inconclusive", "quality"),
+        "noise": (generator.uniform(-mixture.extent, mixture.extent, (COUNT, 2)), "inconclusive", "quality"),
+        "too few": (points[:100], "inconclusive", "too few")
+        if name == "ring"
+        else (points[:500], "inconclusive", "too few"),
+    }
+    for world, (samples, wanted, words) in worlds.items():
+        got, reason = verdict(samples, mixture)
+        assert (got, words in reason) == (wanted, True), (world, got, reason)
+
+
+def test_the_report_stands_beside_its_floors() -> None:
+    mixture = MIXTURES["grid"]
+    points = drawn(mixture)
+    asked: list[np.ndarray] = []
+
+    def generate(index: np.ndarray) -> np.ndarray:
+        asked.append(index)
+        return points[index]
+
+    evaluator = MixtureEvaluator(mixture, n_real=10, batch_size=1000)
+    report = evaluator.evaluate(GeneratedPoints(COUNT, generate, identity="perfect"))
+    assert np.array_equal(np.concatenate(asked), np.arange(COUNT))
+    assert report.verdict == "ok"
+    for name, entry in report.metrics.items():
+        assert entry["floor_low"] <= entry["floor"] <= entry["floor_high"], name
+        assert entry["floor_low"] <= entry["value"] <= entry["floor_high"], name
+    assert "high_quality" in report.table()
+    assert "[0.98" in report.table()
+    with pytest.raises(UserError, match="there is no metric fid for data whose modes are known"):
+        MixtureEvaluator(mixture, n_real=10, metrics=["fid"])
