@@ -165,6 +165,27 @@ def connect(wanted: str = "auto") -> tuple[torch.device, bool]:
     return device, True
 
 
+def _threads_left_by_launcher() -> int | None:
+    """This process's share of the processors, where a launcher set one thread each without being asked to.
+
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which leaves all but one core of a laptop idle. Where it
+    stands in the launcher's own environment somebody wanted it.
+    """
+    import psutil
+
+    from gantk.data.cache import processors
+
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if not launched or os.environ.get("OMP_NUM_THREADS") != "1":
+        return None
+    try:
+        if "OMP_NUM_THREADS" in psutil.Process(os.getppid()).environ():
+            return None
+    except psutil.Error:
+        return None
+    return max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class Runtime:
     """Devices, distribution and precision for one run.
 
@@ -175,10 +196,11 @@ class Runtime:
 
     def __init__(self, config: TrainConfig) -> None:
         self._refuse_unsupported()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         device_type = choose_device(config.device).type
         cpu = device_type == "cpu"
+        threads = config.threads or (_threads_left_by_launcher() if cpu else None)
+        if threads is not None:
+            torch.set_num_threads(threads)
         precision = resolve_precision(config.precision, device_type)
         mixed = precision if precision in ("bf16", "fp16") else "no"
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -208,7 +208,8 @@ class TrainConfig(Section):
     deterministic: bool = True
     """Deterministic kernels where there are any, so that the same config and seed give the same weights."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of each process. Default: what PyTorch chooses. The last bits of the weights depend on it."""
+    """CPU threads of each process. Default: what PyTorch chooses; under a launcher, which leaves each process a single one
+    unless $OMP_NUM_THREADS says otherwise, its share of the processors. The last bits of the weights depend on it."""
     device: Literal["auto", "cpu"] = "auto"
     """`cpu` keeps off the accelerator."""
     world_size: int | None = Field(None, ge=1)

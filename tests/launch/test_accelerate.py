@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,23 @@ def test_what_a_launcher_may_not_ask_for(monkeypatch: pytest.MonkeyPatch, variab
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=fix):
         Runtime(TrainConfig(kimg=1, device="cpu"))
+
+
+@pytest.mark.parametrize(("beforehand", "in_force"), [(None, "processors"), ("1", 1)])
+def test_a_launcher_leaves_no_core_idle_unless_asked_to(
+    environment: dict[str, str], tmp_path: Path, beforehand: str | None, in_force: Any
+) -> None:
+    from gantk.data.cache import processors
+
+    environment.pop("OMP_NUM_THREADS")
+    if beforehand is not None:
+        environment["OMP_NUM_THREADS"] = beforehand
+    # The launcher's part is played by a shell: exports come after its own environment was laid down.
+    child = "from gantk.config.schema import TrainConfig; from gantk.runtime import Runtime; import torch; "
+    child += "Runtime(TrainConfig(device='cpu', kimg=1)); print(torch.get_num_threads())"
+    shell = f'export OMP_NUM_THREADS=1 ACCELERATE_MIXED_PRECISION=no; "{sys.executable}" -c "{child}"; true'
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1:] == [str(processors() if in_force == "processors" else in_force)], done.stderr
 
 
 def test_a_launch_on_the_cpu_keeps_off_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
