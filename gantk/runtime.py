@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -161,8 +163,26 @@ def connect(wanted: str = "auto") -> tuple[torch.device, bool]:
     device = choose_device(wanted)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         state = PartialState(cpu=device.type == "cpu")
+        _disconnect_at_exit()
         return state.device, state.is_main_process
     return device, True
+
+
+def _disconnect_at_exit() -> None:
+    atexit.unregister(disconnect)
+    atexit.register(disconnect)
+
+
+def disconnect() -> None:
+    """Leave the process group; done at exit by every process that joined one.
+
+    Gloo's threads live as long as any wrapped network, and need the interpreter's lock to drop the tensors of the last
+    collective. One that asks for it when the interpreter is already shutting down aborts the process ("terminate called
+    without an active exception"), after all work is done; so they get it here.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+        time.sleep(0.1)
 
 
 def _threads_left_by_launcher() -> int | None:
@@ -216,6 +236,8 @@ class Runtime:
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
+        if self.world_size > 1:
+            _disconnect_at_exit()
         self._check_world(config)
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.channels_last, self.compile, self.sync_batchnorm = (
@@ -340,10 +362,6 @@ class Runtime:
     def barrier(self) -> None:
         if self.world_size > 1:
             self.accelerator.wait_for_everyone()
-
-    def close(self) -> None:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
 
     def describe(self) -> Mapping[str, object]:
         return asdict(self.in_force)

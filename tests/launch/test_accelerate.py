@@ -246,3 +246,24 @@ def test_a_launch_on_the_cpu_keeps_off_the_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert choose_device("auto").type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert choose_device("auto").type == "cpu"
+
+
+ENDS_AFTER_A_COLLECTIVE = """
+import torch, torch.distributed as dist
+from gantk.runtime import connect
+connect("cpu")
+network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+network(torch.randn(2, 4)).sum().backward()
+for _ in range(3):
+    dist.all_reduce(torch.zeros(3))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_end_right_after_a_collective_end_well(run: Run, tmp_path: Path) -> None:
+    """Two in three such launches ended with SIGABRT in one of the processes."""
+    script = tmp_path / "script.py"
+    script.write_text(ENDS_AFTER_A_COLLECTIVE)
+    for _ in range(4):
+        done = run("torchrun", "--standalone", "--nproc_per_node", "2", script, ACCELERATE_USE_CPU="true")
+        assert done.returncode == 0, done.stderr

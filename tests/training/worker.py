@@ -35,7 +35,6 @@ def main() -> None:
     if trainer.runtime.is_main:
         save_file(kept, out)
     trainer.runtime.barrier()
-    trainer.runtime.close()
 
 
 if __name__ == "__main__":
