@@ -21,10 +21,13 @@ class AdversarialLoss:
 
     discriminator: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(real logits, fake logits) to the loss on the real and the loss on the fake samples; their sum is minimised."""
-    generator: Callable[[Tensor], Tensor]
-    """Fake logits to the generator's loss."""
+    generator: Callable[..., Tensor]
+    """Fake logits to the generator's loss; where `paired`, fake and real logits."""
     probabilistic: bool = True
     """Whether the sigmoid of a logit is a probability of being real."""
+    paired: bool = False
+    """Whether the i-th fake is judged against the i-th real sample, by both players: logits mean nothing by themselves.
+    The discriminator's loss on the pairs stands in the place of that on the real samples, and that on the fakes is 0."""
 
 
 def _cross_entropy(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +61,15 @@ def _wasserstein(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     return -real, fake
 
 
+def _relativistic(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    return F.softplus(fake - real), torch.zeros_like(fake)
+
+
+def relativistic_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """−log σ(D(G(z)) − D(x)); Jolicoeur-Martineau 2019, section 3; with f(t) = −log(1 + e^−t), Huang et al. 2024, equation 2."""
+    return F.softplus(real - fake)
+
+
 LOSSES: dict[str, AdversarialLoss] = {
     "nonsaturating": AdversarialLoss(_cross_entropy, nonsaturating_generator),
     "minimax": AdversarialLoss(_cross_entropy, minimax_generator),
@@ -66,4 +78,6 @@ LOSSES: dict[str, AdversarialLoss] = {
     "hinge": AdversarialLoss(_hinge, torch.neg, probabilistic=False),
     # Arjovsky et al. 2017, equation 2. It needs a Lipschitz constraint on the critic.
     "wasserstein": AdversarialLoss(_wasserstein, torch.neg, probabilistic=False),
+    # RpGAN. Its gradient penalties R1 and R2 are what makes it converge (Huang et al. 2024, section 2).
+    "relativistic": AdversarialLoss(_relativistic, relativistic_generator, probabilistic=False, paired=True),
 }

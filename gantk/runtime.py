@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32
 from torch import Tensor, nn
 
 from gantk.config.schema import TrainConfig
@@ -311,6 +311,11 @@ class Runtime:
             # Its new name does not exist in the oldest PyTorch that we support, and does something else.
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated", category=FutureWarning)
             wrapped: nn.Module = self.accelerator.prepare_model(network)
+        if "_original_forward" in vars(network):
+            # Accelerate turns mixed precision on inside the network, whatever the caller says. A phase has it on
+            # already, but for the penalties, which must have it off.
+            del network._original_forward, network.forward
+            network.register_forward_hook(lambda module, given, output: convert_to_fp32(output))
         return wrapped
 
     @contextlib.contextmanager

@@ -137,7 +137,7 @@ def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Confi
             if not any(item["loc"][: len(path)] == path for path in explained)
         ]
     if not problems:
-        problems += _cross_check(config)
+        problems += _cross_check(config) or _misfits(config)
     if problems:
         if len(problems) == 1:
             raise ConfigError(f"{origin}: {problems[0]}")
@@ -243,6 +243,24 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, dict, typing.Annotated):
         return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
     return None
+
+
+def _misfits(config: Config) -> list[str]:
+    """What shows when the game is built, on a device that computes nothing: parts that do not go together."""
+    import torch
+
+    from gantk.sampling import ImageShape, build_objective
+
+    shape = ImageShape(config.data.channels or 3, config.data.resolution, ("0", "1"), (0.5, 0.5))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            build_objective(config, shape)
+    except ConfigError as error:
+        return [str(error)]
+    except Exception:
+        # A plugin may compute with its weights, and there are none here. Its own mistakes show when it is built for real.
+        return []
+    return []
 
 
 def _cross_check(config: Config) -> list[str]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gantk.errors import ConfigError
 from gantk.networks.family import NETWORKS, Family, LatentConfig, one_hot
+from gantk.networks.layers import SelfAttention, add_spectral_norm
 
 
 class DCGANConfig(LatentConfig):
@@ -29,8 +30,27 @@ class DCGANConfig(LatentConfig):
     kernel_size: Literal[4, 5] = 4
     """Of the strided convolutions; the base layers span the whole base."""
     batch_norm: bool = True
+    discriminator_batch_norm: bool | None = None
+    """Where the discriminator is to be another. Gradient penalties and spectral norm want it without."""
+    spectral_norm: tuple[Literal["generator", "discriminator"], ...] = ()
+    """The networks whose weights are divided by their largest singular value (SNGAN: the discriminator; SAGAN: both)."""
+    attention: tuple[int, ...] = ()
+    """The sides of the feature maps, in pixels, on which self-attention follows in both networks (SAGAN)."""
     hidden_dim: int = Field(0, ge=0)
     """Units of a fully connected layer between latent and feature maps, and feature maps and logit. 0: none."""
+
+    @property
+    def norm_in_discriminator(self) -> bool:
+        return self.batch_norm if self.discriminator_batch_norm is None else self.discriminator_batch_norm
+
+    @model_validator(mode="after")
+    def _bounded(self) -> DCGANConfig:
+        if "discriminator" in self.spectral_norm and self.norm_in_discriminator:
+            raise ValueError(
+                "`spectral_norm` bounds the discriminator's slope, and its batch norm takes the bound away: set "
+                "`discriminator_batch_norm` to false"
+            )
+        return self
 
 
 class ConditionalDCGANConfig(DCGANConfig):
@@ -63,7 +83,11 @@ def base_and_levels(resolution: int) -> tuple[int, int]:
     return found
 
 
-def _initialise(network: nn.Module) -> None:
+def _attention(config: DCGANConfig, side: int, channels: int) -> nn.Module | None:
+    return SelfAttention(channels) if side in config.attention else None
+
+
+def _initialise(network: nn.Module, spectral_norm: bool) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -72,6 +96,8 @@ def _initialise(network: nn.Module) -> None:
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.normal_(module.weight, 1.0, 0.02)
             nn.init.zeros_(module.bias)
+    if spectral_norm:
+        add_spectral_norm(network)
 
 
 def _widths(width: int, levels: int, most: int) -> list[int]:
@@ -89,17 +115,24 @@ def _with_labels(x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 class _Layer(nn.Module):
-    """A linear map, its normalisation and its activation. The labels join the input, where there are any."""
+    """A linear map, its normalisation, its activation and self-attention. The labels join the input, where there are any."""
 
-    def __init__(self, linear: nn.Module, norm: nn.Module | None, activation: nn.Module | None) -> None:
+    def __init__(
+        self,
+        linear: nn.Module,
+        norm: nn.Module | None,
+        activation: nn.Module | None,
+        attention: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.linear, self.norm, self.activation = linear, norm, activation
+        self.linear, self.norm, self.activation, self.attention = linear, norm, activation, attention
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         x = self.linear(_with_labels(x, labels))
         if self.norm is not None:
             x = self.norm(x)
-        return x if self.activation is None else self.activation(x)
+        x = x if self.activation is None else self.activation(x)
+        return x if self.attention is None else self.attention(x)
 
 
 class DCGANGenerator(nn.Module):
@@ -117,7 +150,8 @@ class DCGANGenerator(nn.Module):
             inputs = config.hidden_dim
         # On a 1×1 input a transposed convolution of the base's size is the paper's "project and reshape".
         project = nn.ConvTranspose2d(inputs + classes, outwards[0], base, bias=not normed)
-        self.project = _Layer(project, nn.BatchNorm2d(outwards[0]) if normed else None, nn.ReLU())
+        norm = nn.BatchNorm2d(outwards[0]) if normed else None
+        self.project = _Layer(project, norm, nn.ReLU(), _attention(config, base, outwards[0]))
         self.layers = nn.ModuleList()
         for before, after in zip(outwards, [*outwards[1:], channels], strict=True):
             last = len(self.layers) == levels - 1
@@ -131,8 +165,9 @@ class DCGANGenerator(nn.Module):
                 bias=last or not normed,
             )
             norm = nn.BatchNorm2d(after) if normed and not last else None
-            self.layers.append(_Layer(up, norm, nn.Tanh() if last else nn.ReLU()))
-        _initialise(self)
+            attention = None if last else _attention(config, base * 2 ** (len(self.layers) + 1), after)
+            self.layers.append(_Layer(up, norm, nn.Tanh() if last else nn.ReLU(), attention))
+        _initialise(self, spectral_norm="generator" in config.spectral_norm)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """z [N, latent_dim], labels int64 [N] → images [N, C, H, W] in [−1, 1]."""
@@ -150,13 +185,14 @@ class DCGANDiscriminator(nn.Module):
         self.classes = classes
         base, levels = base_and_levels(resolution)
         inwards = _widths(config.discriminator_width or config.width, levels, config.max_channels)
-        normed, kernel = config.batch_norm, config.kernel_size
+        normed, kernel = config.norm_in_discriminator, config.kernel_size
         self.layers = nn.ModuleList()
         for before, after in zip([channels, *inwards[:-1]], inwards, strict=True):
             first = not self.layers
             down = nn.Conv2d(before + classes, after, kernel, 2, (kernel - 1) // 2, bias=first or not normed)
             norm = nn.BatchNorm2d(after) if normed and not first else None
-            self.layers.append(_Layer(down, norm, nn.LeakyReLU(0.2)))
+            attention = _attention(config, resolution // 2 ** (len(self.layers) + 1), after)
+            self.layers.append(_Layer(down, norm, nn.LeakyReLU(0.2), attention))
         self.hidden: _Layer | None = None
         if config.hidden_dim:
             linear = nn.Conv2d(inwards[-1] + classes, config.hidden_dim, base, bias=not normed)
@@ -165,7 +201,7 @@ class DCGANDiscriminator(nn.Module):
             self.logit = _Layer(nn.Conv2d(config.hidden_dim + classes, 1, 1), None, None)
         else:
             self.logit = _Layer(nn.Conv2d(inwards[-1] + classes, 1, base), None, None)
-        _initialise(self)
+        _initialise(self, spectral_norm="discriminator" in config.spectral_norm)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images [N, C, H, W] in [−1, 1], labels int64 [N] → logits [N]."""
@@ -188,7 +224,14 @@ class DCGAN(Family):
 
     @classmethod
     def check_shape(cls, config: Any, resolution: int) -> None:
-        base_and_levels(resolution)
+        base, levels = base_and_levels(resolution)
+        sides = [base * 2**level for level in range(levels)]
+        asked = config.attention if isinstance(config, DCGANConfig) else ()
+        if unknown := [side for side in asked if side not in sides]:
+            raise ConfigError(
+                f"`network.attention` names feature maps of {unknown[0]} pixels, and these networks have "
+                f"{', '.join(map(str, sides))}: name some of those"
+            )
 
     def generator(self) -> nn.Module:
         return DCGANGenerator(self.config, self.channels, self.resolution, self.num_classes or 0)

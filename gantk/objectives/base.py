@@ -49,6 +49,8 @@ class Batch:
     """The same rows of the config's `extra_data`."""
     draw: Callable[[str], Draws]
     """`draw("z").normal(100)`: random numbers for a purpose, keyed by (seed, step, phase, repeat, purpose, row)."""
+    seen: int = 0
+    """Real images seen before this step, which schedules go by."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -79,6 +81,8 @@ class Phase:
     """Networks that are called in evaluation mode."""
     whole_batch: bool = False
     """The loss is of batch statistics, and is not a mean over micro-batches: accumulation is refused."""
+    after_update: Callable[[Networks], None] | None = None
+    """Called with the bare networks after each update: the way back into a constraint (weight clipping)."""
 
     @property
     def plays_with(self) -> str:

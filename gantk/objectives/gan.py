@@ -8,21 +8,29 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gantk.augmentation import DiffAugment, Kind
 from gantk.config.schema import Section
+from gantk.errors import ConfigError
 from gantk.losses import LOSSES
 from gantk.networks import Family
 from gantk.objectives.base import OBJECTIVES, Batch, Networks, Objective, Phase, Terms
 from gantk.objectives.packing import packed_discriminator
+from gantk.regularizers import Critic, Regularization, RegularizationConfig
 
 
 class GANConfig(Section):
     type: Literal["gan"] = "gan"
-    loss: Literal["nonsaturating", "minimax", "least_squares", "hinge", "wasserstein"] = "nonsaturating"
-    """The adversarial loss. `wasserstein` needs a Lipschitz constraint on the discriminator to mean anything."""
+    loss: Literal["nonsaturating", "minimax", "least_squares", "hinge", "wasserstein", "relativistic"] = "nonsaturating"
+    """The adversarial loss. `wasserstein` needs a Lipschitz constraint on the discriminator to mean anything.
+    `relativistic` judges each generated image against a real one; its generator step plays on fresh real images."""
     discriminator_steps: int = Field(1, ge=1)
     """Updates of the discriminator for each of the generator."""
     pack: int = Field(1, ge=1, le=16)
     """Samples that the discriminator judges at once (PacGAN); `train.batch_size` counts single samples."""
+    regularization: RegularizationConfig = RegularizationConfig()
+    """Penalties on the discriminator's slope, and weight clipping."""
+    augment: tuple[Kind, ...] = ()
+    """DiffAugment: the random changes through which the discriminator sees all images, real and generated."""
 
 
 @OBJECTIVES.register("gan")
@@ -36,9 +44,23 @@ class GAN(Objective):
             "discriminator": packed_discriminator(family, config.pack),
         }
         self.adversarial = LOSSES[config.loss]
+        if config.augment and family.resolution < 4:
+            raise ConfigError("`objective.augment` changes images, and the data are points: leave it out")
+        self.augment = DiffAugment(config.augment)
+        trains = ("discriminator",)
+        self.regularization = Regularization(
+            config.regularization, self.networks["discriminator"], self.critic, self.fake
+        )
         self.phases = (
-            Phase("d", ("discriminator",), self.discriminator_loss, repeats=config.discriminator_steps),
-            Phase("g", ("generator",), self.generator_loss, batch="same"),
+            Phase(
+                "d",
+                trains,
+                self.discriminator_loss,
+                repeats=config.discriminator_steps,
+                after_update=self.regularization.after_update(trains),
+            ),
+            *self.regularization.phases(trains, optimizer="d"),
+            Phase("g", ("generator",), self.generator_loss, batch="new" if self.adversarial.paired else "same"),
         )
 
     @classmethod
@@ -52,21 +74,37 @@ class GAN(Objective):
     def labels(self, batch: Batch) -> Tensor | None:
         return batch.labels if self.family.conditional else None
 
-    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+    def critic(self, networks: Networks, batch: Batch, what: str) -> Critic:
+        """What gives logits to images of the rows of `batch`, as the discriminator sees them."""
         labels = self.labels(batch)
+
+        def judge(images: Tensor) -> Tensor:
+            logits: Tensor = networks["discriminator"](self.augment(images, batch.draw, what), labels)
+            return logits
+
+        return judge
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
         with torch.no_grad():
             fake_images = self.fake(networks, batch)
         # Real and fake go through the discriminator apart: its batch statistics would mix in one batch.
-        real = networks["discriminator"](batch.images, labels)
-        fake = networks["discriminator"](fake_images, labels)
-        on_real, on_fake = self.adversarial.discriminator(real, fake)
+        real = self.regularization.judge(networks, batch, batch.images, "real")
+        fake = self.regularization.judge(networks, batch, fake_images, "fake")
+        on_real, on_fake = self.adversarial.discriminator(real.logits, fake.logits)
         loss = on_real.mean() + on_fake.mean()
-        return Terms(loss, {"loss": loss.detach(), **self._belief("real", real), **self._belief("fake", fake)})
+        penalty, log = self.regularization.penalty(networks, batch, real, fake)
+        beliefs = {**self._belief("real", real.logits), **self._belief("fake", fake.logits)}
+        return Terms(loss + penalty, {"loss": loss.detach(), **log, **beliefs})
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
-        logits = networks["discriminator"](self.fake(networks, batch), self.labels(batch))
-        loss = self.adversarial.generator(logits).mean()
-        return Terms(loss, {"loss": loss.detach(), **self._belief("fake", logits)})
+        fake = self.critic(networks, batch, "fake")(self.fake(networks, batch))
+        if self.adversarial.paired:
+            with torch.no_grad():
+                real = self.critic(networks, batch, "real")(batch.images)
+            loss = self.adversarial.generator(fake, real).mean()
+        else:
+            loss = self.adversarial.generator(fake).mean()
+        return Terms(loss, {"loss": loss.detach(), **self._belief("fake", fake)})
 
     def _belief(self, name: str, logits: Tensor) -> dict[str, Tensor]:
         """D(x) averaged over the batch: the probability of being real, where the loss makes it one, or the logit."""

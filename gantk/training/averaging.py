@@ -7,12 +7,15 @@ import copy
 import torch
 from torch import nn
 
+from gantk.networks.layers import after_update
+
 
 class Averaged:
     """Exponential moving averages of networks, with a half-life in images, kept on every process.
 
-    Parameters are averaged; buffers (batch-norm statistics) are copied, for they are averages already. The half-life is
-    at most a tenth of the images seen so far, so that the random start is soon forgotten (Karras et al. 2020 do alike).
+    Parameters are averaged; buffers (batch-norm statistics) are copied, for they are averages already, but for singular
+    vectors, which go one power iteration on towards those of the averaged weights. The half-life is at most a tenth of
+    the images seen so far, so that the random start is soon forgotten (Karras et al. 2020 do alike).
     """
 
     def __init__(self, networks: dict[str, nn.Module], half_life_kimg: float) -> None:
@@ -31,3 +34,4 @@ class Averaged:
             torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), weight)
             for mine, theirs in zip(average.buffers(), source.buffers(), strict=True):
                 mine.copy_(theirs)
+            after_update(average)

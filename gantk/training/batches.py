@@ -69,6 +69,8 @@ class Batches:
         )
         self.cursor = 0
         """Images drawn so far, over all phases and processes."""
+        self.seen = 0
+        """Real images seen before the step."""
         self._last: list[tuple[Tensor, Images, dict[str, Images]]] = []
 
     def rows(self) -> list[Tensor]:
@@ -77,8 +79,9 @@ class Batches:
         starts = [(micro * self.world_size + self.rank) * size for micro in range(self.accumulation)]
         return [torch.arange(start, start + size) for start in starts]
 
-    def begin_step(self) -> None:
+    def begin_step(self, seen: int = 0) -> None:
         """Forget the last images, so that what a step plays on never depends on the step before it."""
+        self.seen = seen
         self._last = []
 
     def next(self, phase: str, step: int, repeat: int, new: bool) -> Iterator[Batch]:
@@ -87,7 +90,9 @@ class Batches:
             self._draw()
         for rows, images, sources in self._last:
             index = rows.to(self.main.device)
-            yield Batch(images.images, images.labels, index, sources, self._draw_for(phase, step, repeat, index))
+            yield Batch(
+                images.images, images.labels, index, sources, self._draw_for(phase, step, repeat, index), self.seen
+            )
 
     def _draw(self) -> None:
         start, self.cursor = self.cursor, self.cursor + self.batch_size

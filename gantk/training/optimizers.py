@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gantk.config.schema import OptimizerSettings, ScheduleConfig
+from gantk.config.schema import OptimizerSettings
 from gantk.errors import CheckpointError
+from gantk.schedules import schedule_factor
 
 
 def build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -27,21 +27,6 @@ def build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter])
             parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused, **common
         )
     return torch.optim.RMSprop(parameters, momentum=settings.momentum, eps=settings.eps, **common)
-
-
-def schedule_factor(schedule: ScheduleConfig, images: int, total_kimg: float) -> float:
-    """What the learning rate is multiplied with after `images` real images."""
-    kimg = images / 1000
-    factor = 1.0
-    if schedule.type != "constant":
-        end = schedule.end_kimg if schedule.end_kimg is not None else total_kimg
-        span = max(end - schedule.start_kimg, 1e-9)
-        done = min(max((kimg - schedule.start_kimg) / span, 0.0), 1.0)
-        shape = 1 - done if schedule.type == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-        factor = schedule.final + (1 - schedule.final) * shape
-    if schedule.warmup_kimg > 0:
-        factor *= min(kimg / schedule.warmup_kimg, 1.0)
-    return factor
 
 
 class Player:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gantk.config.schema import OptimizerConfig, TrainConfig
 from gantk.errors import ConfigError
+from gantk.networks import layers
 from gantk.objectives import Objective, Phase
 from gantk.runtime import Runtime
 from gantk.training.batches import Batches
@@ -85,6 +86,10 @@ class PhaseRunner:
                 for name, value in terms.log.items():
                     self.meter.add(f"{phase.name}/{name}", value)
             self._update(phase, player)
+            if phase.after_update is not None:
+                phase.after_update(self.bare)
+            for name in phase.trains:
+                layers.after_update(self.bare[name])
 
     @contextlib.contextmanager
     def _playing(self, phase: Phase) -> Iterator[None]:

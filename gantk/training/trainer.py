@@ -183,7 +183,7 @@ class Trainer:
 
     def train_step(self) -> None:
         """One step of the whole game."""
-        self.batches.begin_step()
+        self.batches.begin_step(self.images)
         for player in self.runner.players.values():
             player.set_rate(self.images, self.config.train.kimg)
         for phase in self.objective.phases:

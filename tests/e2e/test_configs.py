@@ -14,7 +14,7 @@ from gantk.tracking import read_metrics
 from gantk.training.trainer import Trainer
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
-CHANNELS = {"dcgan_mnist": 1, "cdcgan_mnist": 1, "quickstart": 1, "tiny": 1}
+CHANNELS = dict.fromkeys(("dcgan_mnist", "cdcgan_mnist", "wgan_gp", "r3gan_small", "quickstart", "tiny"), 1)
 NO_RECORDS = ("tracking.wandb=disabled", "tracking.progress=false", "evaluate.every_kimg=1000000")
 
 
@@ -47,7 +47,13 @@ TWINS = {
     "dcgan_mnist": ("mnist", (28, 28, 1)),
     "cdcgan_mnist": ("mnist", (28, 28, 1)),
     "dcgan_cifar10": ("cifar10", (32, 32, 3)),
+    "wgan_gp": ("mnist", (28, 28, 1)),
+    "r3gan_small": ("mnist", (28, 28, 1)),
+    "sngan": ("cifar10", (32, 32, 3)),
+    "dcgan_diffaugment": ("cifar10", (32, 32, 3)),
 }
+SMALLER = {"wgan_gp", "r3gan_small", "sngan", "dcgan_diffaugment"}
+"""Of a quarter of their width, or they would take minutes."""
 
 
 @pytest.mark.realdata
@@ -62,6 +68,7 @@ def test_real_twin_trains(name: str, real_data: Path, project_root: Path) -> Non
         "train.kimg=3.84",
         "train.threads=1",
         "train.log_every_kimg=0.64",
+        *(["network.width=16"] if name in SMALLER else []),
         *NO_RECORDS,
     )
     rows = read_metrics(run.folder)

@@ -19,7 +19,7 @@ def _games_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch() -> Launch:
     """`launch(world, mode, config, out, *overrides)` runs `worker.py` on so many CPU processes, and waits."""
 
@@ -36,13 +36,13 @@ def launch() -> Launch:
             "ACCELERATE_USE_CPU": "true",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        environment["PYTHONPATH"] = str(HERE)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Path:
     return ROOT / "configs" / "tiny.yaml"
 

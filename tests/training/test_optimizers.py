@@ -12,10 +12,11 @@ from torch import nn
 
 from gantk.config.schema import OptimizerConfig, OptimizerSettings, ScheduleConfig
 from gantk.errors import CheckpointError
+from gantk.schedules import schedule_factor
 from gantk.training.averaging import Averaged
 from gantk.training.checkpoint import Checkpoint, write
 from gantk.training.meter import Meter
-from gantk.training.optimizers import Player, build_optimizer, schedule_factor
+from gantk.training.optimizers import Player, build_optimizer
 from gantk.training.phases import total_norm
 
 KINDS: dict[str, tuple[dict[str, Any], Any]] = {
