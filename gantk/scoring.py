@@ -11,7 +11,7 @@ import torch
 from gantk_eval import Evaluator, Report
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
 from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
-from gantk_eval.scores import METRICS
+from gantk_eval.metrics import GENERIC, METRICS, find_metric
 
 from gantk import records
 from gantk.config import load_config
@@ -67,7 +67,7 @@ def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_
 
 def check_best_by(best_by: str | None, metrics: tuple[str, ...] | None, evaluator: Scores) -> None:
     """Raises `ConfigError` for a metric that there is not, or that is not computed."""
-    known = evaluator.metrics if isinstance(evaluator, KnownModesEvaluator) else metrics or tuple(METRICS)
+    known = evaluator.metrics if isinstance(evaluator, KnownModesEvaluator) else metrics or (*METRICS, *GENERIC)
     if best_by is not None and best_by not in known:
         raise ConfigError(f"`evaluate.best_by: {best_by}` is not among the metrics: choose from {', '.join(known)}")
 
@@ -76,8 +76,9 @@ def best_value(report: Report, best_by: str | None) -> tuple[str, float] | None:
     """The metric that ranks checkpoints and its value: `best_by`, or the Fréchet distance of the tier in use, or where the
     modes are known the reverse KL."""
     metrics = report.to_dict()["metrics"]
-    distances = [name for name in metrics if name in ("fid", "reverse_kl") or name.startswith("fd_")]
-    names = [best_by] if best_by else distances
+    names = [name for name in metrics if name in ("fid", "reverse_kl") or name.startswith("fd_")]
+    if best_by:  # a generic name (`precision`) stands in the report with its features (`precision_classifier`)
+        names = [best_by, *(name for name in metrics if best_by in GENERIC and name.startswith(f"{best_by}_"))]
     for name in names:
         if name in metrics and metrics[name]["value"] is not None:
             return name, float(metrics[name]["value"])
@@ -88,8 +89,8 @@ def is_better(score: tuple[str, float], best: tuple[str, float] | None) -> bool:
     """Whether `score` beats `best`: lower distances, higher Inception Scores and accuracies."""
     if best is None or score[0] != best[0]:
         return True
-    kind = METRICS[score[0]].kind if score[0] in METRICS else score[0]
-    higher_is_better = kind in ("is", "accuracy", "modes", "modes_raw", "high_quality")
+    metric = find_metric(score[0])
+    higher_is_better = score[0] in ("modes", "modes_raw", "high_quality") if metric is None else metric.higher_is_better
     return score[1] > best[1] if higher_is_better else score[1] < best[1]
 
 

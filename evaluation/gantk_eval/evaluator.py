@@ -20,16 +20,22 @@ from gantk_eval.extractors import Extractor
 from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.extractors.inception import InceptionExtractor, find_weights
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+from gantk_eval.features import Features
 from gantk_eval.images import ImageSet
 from gantk_eval.inception_score import SPLITS
 from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
+from gantk_eval.measures import fewest_images, neighbour_count
+from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, resolve
+from gantk_eval.neighbours import BALLS
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report
-from gantk_eval.scores import METRICS, Features, Scorer
+from gantk_eval.scores import Scorer
 
 __all__ = ["Evaluator", "evaluate"]
 
 FEATURE_CACHE = "features-1"
+CHEAP_DIMENSIONS = 256
+"""Up to so many, a Fréchet distance for each class costs next to nothing and is worked out without being asked for."""
 
 
 def evaluate(fake: ImageSet, reference: ImageSet, heldout: ImageSet | None = None, **options: Any) -> Report:
@@ -42,8 +48,10 @@ class Evaluator:
 
     `reference`: real images, of the training split as a rule; with labels a classifier can be trained on them.
     `heldout`: real images that no one trained on, for the floors and the collapse verdict.
-    `metrics`: names out of `METRICS`; None takes fid, is and kid where Inception weights are at hand, else the weights-free
-    tier with a warning on stderr. `device`: where networks run. `seed`: of the classifier and the permutations.
+    `metrics`: names out of `METRICS`, or of `GENERIC` for those that are worked out in the best features at hand; None
+    takes all that cost little: fid, is, kid, precision, recall, density, coverage and the Vendi score where Inception
+    weights are at hand, else the same in the weights-free tier, with a warning on stderr. `device`: where networks run.
+    `seed`: of the classifier and the permutations.
     `batch_size`: images a chunk; chunks are aligned to the global index. `kid_subset_size`: default 1000 (where `metrics` is
     None and there are fewer images, as many as there are). `inception_weights`: a file of your own in torch-fidelity's
     format; its scores are called `fd_inception-custom` and so on. `accuracy_floor`: the held-out accuracy below which the
@@ -80,14 +88,15 @@ class Evaluator:
         self._extractors: dict[str, Extractor] = {}
         self._real: dict[tuple[str, str], Features] = {}
         self._no_classifier = ""
+        self._scorer: Scorer | None = None
         self._prepared = False
         if batch_size < 1:
             raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
         if metrics is not None and not self._wanted:
-            raise UserError(f"no metrics are named; choose from {', '.join(METRICS)}")
-        unknown = [name for name in self._wanted if name not in METRICS]
+            raise UserError(f"no metrics are named; choose from {', '.join((*METRICS, *GENERIC))}")
+        unknown = [name for name in self._wanted if name not in METRICS and name not in GENERIC]
         if unknown:
-            raise UserError(f"there is no metric {', '.join(unknown)}; choose from {', '.join(METRICS)}")
+            raise UserError(f"there is no metric {', '.join(unknown)}; choose from {', '.join((*METRICS, *GENERIC))}")
         if len(reference) < 2:
             raise DataError(f"{reference.name} holds {len(reference)} image; a reference needs at least 2")
         if heldout is not None:
@@ -104,14 +113,15 @@ class Evaluator:
 
     def _find_inception(self) -> tuple[Path, bool] | None:
         """The weights file and whether it is custom; None where it isn't needed, or is missing and was not asked for."""
-        if self._explicit and not any(METRICS[name].extractor == "inception" for name in self._wanted):
+        needed = any(name in METRICS and METRICS[name].extractor == "inception" for name in self._wanted)
+        if self._explicit and not needed and not any(name in GENERIC for name in self._wanted):
             return None
 
         def find() -> bytes:  # on one rank: 16 processes need not try to download at once
             try:
                 path, custom = find_weights(self._inception_weights)
             except WeightsError:
-                if self._explicit or self._inception_weights:
+                if needed or self._inception_weights:
                     raise
                 return b""
             return json.dumps([str(path), custom]).encode()
@@ -145,8 +155,9 @@ class Evaluator:
 
     def _choose(self) -> ClassifierExtractor | None:
         """Fixes the metrics, and trains the classifier where a metric or the verdict wants it and the data allows it."""
-        needs = self._explicit and any(METRICS[name].extractor == "classifier" for name in self._wanted)
-        tier = not self._explicit and self._weights is None
+        needs = any(name in METRICS and METRICS[name].extractor == "classifier" for name in self._wanted)
+        generic = not self._explicit or any(name in GENERIC for name in self._wanted)
+        tier = generic and self._weights is None
         classifier = None
         if needs or tier or (self._collapse and self.heldout is not None):
             try:
@@ -161,16 +172,18 @@ class Evaluator:
                 if needs:
                     raise
                 self._no_classifier = str(error)
+        best = "pixel_pca" if classifier is None else "classifier"
+        if self._weights is not None:
+            best = "inception"
         if not self._explicit:
-            self._wanted = ("fid", "is", "kid")
-            if self._weights is None and classifier is not None:
-                self._wanted = ("fd_classifier", "is_classifier", "kd_classifier")
-            elif self._weights is None:
-                self._wanted = ("fd_pixel_pca", "kd_pixel_pca")
-        if tier:
+            names = (metric_name(kind, best) for kind in DEFAULT_KINDS)
+            self._wanted = tuple(name for name in names if name in METRICS)
+        self._wanted = resolve(self._wanted, best)
+        if tier and not self._explicit:
             why = f" ({self._no_classifier})" if classifier is None else ""
+            stand_in = [name for name in self._wanted if METRICS[name].kind in ("fd", "is", "kd")]
             self._warn(
-                f"no Inception weights here, so {', '.join(self._wanted)} stand in for FID, IS and KID{why}; they compare "
+                f"no Inception weights here, so {', '.join(stand_in)} stand in for FID, IS and KID{why}; they compare "
                 "only with themselves"
             )
         return classifier
@@ -262,9 +275,9 @@ class Evaluator:
         Raises DataError where they differ in shape from the reference, or are too few for a metric that was named.
         """
         self._check_shape(fake)
-        wanted, subset_size = self._check_counts(len(fake))
+        subset_size = self._check_counts(len(fake))
         self.prepare()
-        wanted = wanted or self._enough(len(fake))
+        wanted = self._wanted if self._explicit else self._enough(fake)
         features = self._extract(fake, list(self._extractors), "generated images")
         fingerprint = fake.fingerprint() if distributed.rank() == 0 else ""
 
@@ -273,13 +286,13 @@ class Evaluator:
 
         return Report.from_dict(json.loads(distributed.from_first(work)))
 
-    def _check_counts(self, count: int) -> tuple[tuple[str, ...], int]:
-        """The metrics to work out (empty: not chosen yet) and KID's subset size; DataError where images are too few."""
+    def _check_counts(self, count: int) -> int:
+        """KID's subset size; DataError where images are too few."""
         fewest = min(count, len(self.reference))
         if count < 2:
             raise DataError(f"{count} generated image is too few for any metric; give at least 2")
         size = self._kid_subset_size or (SUBSET_SIZE if self._explicit else min(SUBSET_SIZE, fewest))
-        kinds = {METRICS[name].kind: name for name in self._wanted}
+        kinds = {METRICS[name].kind if name in METRICS else name: name for name in self._wanted}
         if "is" in kinds and self._explicit and count < SPLITS:
             raise DataError(
                 f"{kinds['is']} takes {SPLITS} splits, and there are {count} images; give at least {SPLITS}"
@@ -290,14 +303,30 @@ class Evaluator:
                 f"{kinds.get('kd', 'kid')} takes subsets of {size} images, and there are {count} generated and "
                 f"{len(self.reference)} real; give more images or a subset size from 2 to {fewest} (--kid-subset-size)"
             )
-        return (self._wanted if self._explicit else ()), size
+        few = [name for kind, name in kinds.items() if fewest < fewest_images(kind) and self._explicit]
+        if few:
+            raise DataError(f"{few[0]} takes at least 3 images on each side, and there are {fewest}; give more")
+        return size
 
-    def _enough(self, count: int) -> tuple[str, ...]:
-        """The default metrics, less those that so few images do not allow."""
-        left_out = [name for name in self._wanted if METRICS[name].kind == "is" and count < SPLITS]
+    def _enough(self, fake: ImageSet) -> tuple[str, ...]:
+        """The default metrics, less those that so few images do not allow, and with those that labels allow."""
+        count = min(len(fake), len(self.reference))
+        left_out = [name for name in self._wanted if count < fewest_images(METRICS[name].kind)]
         if left_out:
-            self._warn(f"{', '.join(left_out)} left out: {SPLITS} splits of {count} images are not possible")
-        return tuple(name for name in self._wanted if name not in left_out)
+            self._warn(f"{', '.join(left_out)} left out: {count} images are too few")
+        wanted = [name for name in self._wanted if name not in left_out]
+        labels = align_labels(fake, self.reference)
+        best = METRICS[self._wanted[0]].extractor
+        if labels is not None and self._extractors[best].dims <= CHEAP_DIMENSIONS and self._has_pairs(labels):
+            wanted.append(metric_name("fd_per_class", best))
+        return tuple(wanted)
+
+    def _has_pairs(self, labels: np.ndarray) -> bool:
+        """Whether some class has two generated and two real images."""
+        assert self.reference.labels is not None
+        real = np.bincount(self.reference.labels)
+        mine = np.bincount(labels[labels >= 0], minlength=len(real))[: len(real)]
+        return bool(((real >= 2) & (mine >= 2)).any())
 
     def _report(
         self,
@@ -310,10 +339,15 @@ class Evaluator:
         reference = {name: self._real["reference", name] for name in self._extractors}
         heldout = {name: self._real["heldout", name] for name in self._extractors} if self.heldout is not None else None
         labels = align_labels(fake, self.reference)
-        scorer = Scorer(
-            reference, heldout, None if self.heldout is None else align_labels(self.heldout, self.reference)
-        )
-        metrics = scorer.score(generated, wanted, labels, subset_size)
+        if self._scorer is None:  # kept, for it knows the floors
+            self._scorer = Scorer(
+                reference,
+                heldout,
+                reference_labels=self.reference.labels,
+                heldout_labels=None if self.heldout is None else align_labels(self.heldout, self.reference),
+                class_names=self.reference.class_names,
+            )
+        metrics = self._scorer.score(generated, wanted, labels, subset_size)
         protocol = self._protocol(len(fake), wanted, subset_size, fake_sha256)
         return Report(metrics, self._judge(generated, reference, heldout), protocol.to_dict())
 
@@ -375,6 +409,7 @@ class Evaluator:
             is_splits=SPLITS if "is" in kinds else None,
             kid_subsets=SUBSETS if "kd" in kinds else None,
             kid_subset_size=subset_size if "kd" in kinds else None,
+            neighbour_images=neighbour_count(count, len(self.reference)) if kinds & set(BALLS) else None,
             classifier_accuracy=classifier.accuracy if isinstance(classifier, ClassifierExtractor) else None,
             software={
                 "torch": torch.__version__,

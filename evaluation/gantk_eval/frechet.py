@@ -12,7 +12,7 @@ import scipy.linalg
 
 from gantk_eval.statistics import Statistics
 
-__all__ = ["extrapolated_frechet_distance", "factor", "frechet_distance"]
+__all__ = ["factor", "frechet_distance"]
 
 
 def factor(statistics: Statistics) -> np.ndarray:
@@ -60,33 +60,3 @@ def frechet_distance(
         nuclear = scipy.linalg.svdvals(product, check_finite=True).sum()
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     return float(difference @ difference + traces - 2.0 * nuclear)
-
-
-def extrapolated_frechet_distance(
-    features: np.ndarray,
-    reference: Statistics,
-    *,
-    reference_factor: np.ndarray | None = None,
-    seed: int = 0,
-    points: int = 8,
-) -> float | None:
-    """FD for endlessly many generated images, by the straight line in 1/N (Chong & Forsyth 2020, FID∞).
-
-    The bias of FD falls as 1/N only where N is well above the dimension, so without at least 4 d features this is None.
-    `features` [n, d]; FDs at `points` sizes between n/2 and n, each on a subset drawn without replacement, are fitted by
-    least squares. Only the bias in the number of *generated* images goes; that of the reference stays.
-    """
-    count, dims = features.shape
-    if count < 4 * dims or count < 100:
-        return None
-    generator = np.random.default_rng(seed)
-    if reference_factor is None:
-        reference_factor = factor(reference)
-    sizes = np.linspace(count // 2, count, points).astype(int)
-    distances = []
-    for size in sizes:
-        chosen = generator.permutation(count)[:size]
-        distances.append(frechet_distance(Statistics.of(features[chosen]), reference, second_factor=reference_factor))
-    design = np.stack([np.ones(points), 1.0 / sizes], axis=1)
-    solution, *_ = np.linalg.lstsq(design, np.array(distances), rcond=None)
-    return float(solution[0])

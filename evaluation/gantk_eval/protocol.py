@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["RANKED_BY", "Protocol"]
 
-ARITHMETIC = "gantk-eval-1"
+ARITHMETIC = "gantk-eval-2"
 """Goes up when a change of the arithmetic moves a score beyond rounding."""
 
 RANKED_BY = (
@@ -25,6 +25,7 @@ RANKED_BY = (
     "is_splits",
     "kid_subsets",
     "kid_subset_size",
+    "neighbour_images",
 )
 """The fields that the fingerprint covers: scores whose fields here differ must not be ranked against each other."""
 
@@ -50,6 +51,8 @@ class Protocol:
     is_splits: int | None
     kid_subsets: int | None
     kid_subset_size: int | None
+    neighbour_images: int | None
+    """Images of each side in precision, recall, density and coverage."""
     classifier_accuracy: float | None = None
     """On reference images that the classifier was not trained on."""
     arithmetic: str = ARITHMETIC

@@ -21,7 +21,8 @@ def score(
     floor_n: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """One metric's entry: the value and what it takes to read it. What is not known or not valid is None."""
+    """One metric's entry: the value and what it takes to read it. What is not known or not valid is None, and
+    `none_because` says why; `warning` is a sentence where there are too few images."""
     return {
         "value": value,
         "std": std,
@@ -39,8 +40,9 @@ def score(
 class Report:
     """The result of `evaluate`.
 
-    `metrics`: name -> {value, std, standard_error, extrapolated, floor, floor_n, n_fake, n_real, ...}; `floor` is the same
-    metric of held-out real images against the reference at `floor_n` images. `collapse`: verdict (`ok`, `suspect`,
+    `metrics`: name -> {value, std, standard_error, extrapolated, floor, floor_n, n_fake, n_real, warning, none_because, ...};
+    `floor` is the same metric of held-out real images against the reference at `floor_n` images; `none_because` says of
+    each field that is None why; distances for each class stand under `classes`. `collapse`: verdict (`ok`, `suspect`,
     `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict. `protocol`: how it was made.
     """
 
@@ -95,6 +97,7 @@ class Report:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += self._warnings()
         lines += ["", f"collapse: {self.verdict}"]
         lines += [f"  - {reason}" for reason in self.collapse["reasons"]]
         protocol = self.protocol
@@ -102,6 +105,14 @@ class Report:
         if protocol.get("classifier_accuracy") is not None:
             lines[-1] += f", classifier {protocol['classifier_accuracy']:.1%} right on held-out images"
         return "\n".join(lines)
+
+    def _warnings(self) -> list[str]:
+        """One line for each warning, with the names of the metrics that share it."""
+        shared: dict[str, list[str]] = {}
+        for name, entry in self.metrics.items():
+            if entry.get("warning"):
+                shared.setdefault(entry["warning"], []).append(name)
+        return [f"too few images for {', '.join(names)}: {warning}" for warning, names in shared.items()]
 
 
 def _number(value: float) -> str:

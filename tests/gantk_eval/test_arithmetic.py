@@ -7,7 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 from gantk_eval import DataError
-from gantk_eval.frechet import extrapolated_frechet_distance, frechet_distance
+from gantk_eval.extrapolation import extrapolated_frechet_distance
+from gantk_eval.frechet import frechet_distance
 from gantk_eval.inception_score import inception_score
 from gantk_eval.kernel_distance import kernel_distance
 from gantk_eval.statistics import RunningStatistics, Statistics

@@ -37,13 +37,19 @@ def test_report_has_the_documented_form(
     assert captured.err.count("warning: no Inception weights") == 1
     result = json.loads(report.to_json())
     assert list(result) == ["metrics", "collapse", "memorisation", "protocol"]
-    names = ["fd_classifier", "is_classifier", "kd_classifier", "conditional_accuracy"]
+    kinds = ("fd", "is", "kd", "precision", "recall", "density", "coverage", "vendi")
+    names = [*(f"{kind}_classifier" for kind in kinds), "fd_classifier_per_class", "conditional_accuracy"]
     assert list(result["metrics"]) == names
-    fields = {"value", "standard_error", "extrapolated", "floor", "floor_n", "n_fake", "n_real", "std"}
-    for entry in result["metrics"].values():
+    fields = {"value", "standard_error", "extrapolated", "floor", "floor_n", "n_fake", "n_real", "std", "warning"}
+    for name, entry in result["metrics"].items():
         assert fields <= set(entry)
         assert entry["n_fake"] == 397
-        assert entry["n_real"] == 1000
+        assert entry["n_real"] == (397 if entry.get("neighbours") else 1000)
+        assert entry["standard_error"] > 0, name
+        assert set(entry["none_because"]) == {"extrapolated"} & set(entry["none_because"]), name
+    assert len(result["metrics"]["fd_classifier_per_class"]["classes"]) == 10
+    assert "would do" in result["metrics"]["fd_classifier"]["warning"]
+    assert "512 images" in result["metrics"]["fd_classifier"]["none_because"]["extrapolated"]
     assert result["metrics"]["fd_classifier"]["floor_n"] == 397
     assert result["metrics"]["kd_classifier"]["subset_size"] == 397
     assert set(result["collapse"]) == {"verdict", "reasons", "tests", "missing"}
@@ -126,13 +132,15 @@ def test_fewer_heldout_than_generated_images_say_their_n(quick: None, digit_sets
     reference, heldout, others = digit_sets
     few = ArrayImages(heldout.read(range(150)))
     report = evaluate(others, reference, few)
-    assert {m["floor_n"] for n, m in report.metrics.items() if n != "conditional_accuracy"} == {150}
+    labelled = ("conditional_accuracy", "fd_classifier_per_class")
+    assert {m["floor_n"] for n, m in report.metrics.items() if n not in labelled} == {150}
 
 
 def test_without_labels_pixels_stand_in(digit_sets: Sets, capsys: pytest.CaptureFixture[str]) -> None:
     reference, heldout, others = (ArrayImages(s.read(range(len(s)))) for s in digit_sets)
     report = evaluate(others, reference, heldout)
-    assert list(report.metrics) == ["fd_pixel_pca", "kd_pixel_pca"]
+    kinds = ("fd", "kd", "precision", "recall", "density", "coverage", "vendi")
+    assert list(report.metrics) == [f"{kind}_pixel_pca" for kind in kinds]
     assert report.protocol["extractor"] == "pixel_pca"
     assert report.metrics["fd_pixel_pca"]["extrapolated"] is not None
     assert "no labels" in report.collapse["reasons"][0]
@@ -209,7 +217,8 @@ def test_a_few_images_get_the_metrics_that_they_allow(
     quick: None, evaluator: Evaluator, digit_sets: Sets, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = evaluator.evaluate(ArrayImages(digit_sets[2].read(range(4))))
-    assert list(report.metrics) == ["fd_classifier", "kd_classifier"]
+    kinds = ("fd", "kd", "precision", "recall", "density", "coverage", "vendi")
+    assert list(report.metrics) == [f"{kind}_classifier" for kind in kinds]
     assert report.verdict == "inconclusive"
     assert "left out" in capsys.readouterr().err
 

@@ -1,0 +1,73 @@
+"""The metrics that there are, by the name that a user gives, and what each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_KINDS", "GENERIC", "METRICS", "Metric", "find_metric", "metric_name", "metrics_of", "resolve"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`kind`: fd (Fréchet), is (Inception Score), kd (kernel distance), accuracy, precision, recall, density, coverage, vendi
+    or fd_per_class; `extractor`: whose features."""
+
+    kind: str
+    extractor: str
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which way a ranking goes."""
+        return self.kind not in ("fd", "kd", "fd_per_class")
+
+
+_PUBLISHED = {"fd": "fid", "is": "is", "kd": "kid", "fd_per_class": "fid_per_class"}
+"""Names that belong to Inception's published weights alone."""
+_ANY_FEATURES = ("fd", "kd", "precision", "recall", "density", "coverage", "vendi", "fd_per_class")
+GENERIC = ("precision", "recall", "density", "coverage", "vendi", "fd_per_class")
+"""Names that stand for the same measure in the best features at hand; the result's name says in which."""
+DEFAULT_KINDS = ("fd", "is", "kd", "precision", "recall", "density", "coverage", "vendi")
+"""What is worked out where nothing is asked for: all that costs little beside the extraction of the features."""
+
+
+def metric_name(kind: str, extractor: str) -> str:
+    """`fid`, `kd_classifier`, `fd_pixel_pca_per_class`: a score's name, which says in whose features it is.
+
+    Only Inception's published weights make a FID: `metric_name("fd", "inception-custom")` is `fd_inception-custom`.
+    """
+    if extractor in ("inception", "inception-v3-compat"):
+        return _PUBLISHED.get(kind, f"{kind}_inception")
+    if kind == "fd_per_class":
+        return f"fd_{extractor}_per_class"
+    return "conditional_accuracy" if kind == "accuracy" else f"{kind}_{extractor}"
+
+
+def metrics_of(extractor: str, *, classes: bool) -> dict[str, Metric]:
+    """The metrics in an extractor's features. `classes`: whether it has logits, which an Inception Score needs."""
+    kinds = ("fd", "is", *_ANY_FEATURES[1:]) if classes else _ANY_FEATURES
+    return {metric_name(kind, extractor): Metric(kind, extractor) for kind in kinds}
+
+
+METRICS: dict[str, Metric] = {
+    **metrics_of("inception", classes=True),
+    **metrics_of("classifier", classes=True),
+    "conditional_accuracy": Metric("accuracy", "classifier"),
+    **metrics_of("pixel_pca", classes=False),
+}
+"""By name. More extractors add theirs with `METRICS.update(metrics_of(...))`."""
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a score's name, also of one under custom Inception weights or under a generic name."""
+    if name in METRICS:
+        return METRICS[name]
+    for kind in ("fd_per_class", *_ANY_FEATURES, "is"):
+        if name == kind or name.startswith(f"{kind}_"):
+            return Metric(kind, name.removeprefix(kind).removeprefix("_"))
+    raise KeyError(name)
+
+
+def resolve(names: Sequence[str], extractor: str) -> tuple[str, ...]:
+    """The names with the generic ones put into the features of `extractor`, each once."""
+    return tuple(dict.fromkeys(metric_name(n, extractor) if n in GENERIC else n for n in names))
