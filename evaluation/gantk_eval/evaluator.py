@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk_eval import distributed
+from gantk_eval import distributed, memorisation
 from gantk_eval.cache import key_of, read_arrays, write_bytes
 from gantk_eval.cache import pack as pack_arrays
 from gantk_eval.collapse.calibration import PERMUTATIONS
@@ -55,7 +55,8 @@ class Evaluator:
     `batch_size`: images a chunk; chunks are aligned to the global index. `kid_subset_size`: default 1000 (where `metrics` is
     None and there are fewer images, as many as there are). `inception_weights`: a file of your own in torch-fidelity's
     format; its scores are called `fd_inception-custom` and so on. `accuracy_floor`: the held-out accuracy below which the
-    classifier is refused (0.97 for grey, 0.65 for colour images). `collapse`: whether to work out the verdict.
+    classifier is refused (0.97 for grey, 0.65 for colour images). `collapse`: whether to work out the verdicts on
+    collapse and memorisation.
 
     With `torch.distributed` initialised, all ranks make one and call `evaluate` together; each gets the same report.
     Raises, before anything expensive starts: UserError for an unknown metric, WeightsError for missing weights that a
@@ -89,6 +90,7 @@ class Evaluator:
         self._real: dict[tuple[str, str], Features] = {}
         self._no_classifier = ""
         self._scorer: Scorer | None = None
+        self._memorisation: memorisation.MemorisationTest | None = None
         self._prepared = False
         if batch_size < 1:
             raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
@@ -349,7 +351,27 @@ class Evaluator:
             )
         metrics = self._scorer.score(generated, wanted, labels, subset_size)
         protocol = self._protocol(len(fake), wanted, subset_size, fake_sha256)
-        return Report(metrics, self._judge(generated, reference, heldout), protocol.to_dict())
+        return Report(
+            metrics,
+            self._judge(generated, reference, heldout),
+            protocol.to_dict(),
+            self._memorised(generated, reference, heldout),
+        )
+
+    def _memorised(
+        self,
+        generated: dict[str, Features],
+        reference: dict[str, Features],
+        heldout: dict[str, Features] | None,
+    ) -> dict[str, Any]:
+        if not self._collapse:
+            return memorisation.inconclusive("the tests against held-out images were turned off")
+        if heldout is None:
+            return memorisation.inconclusive("no held-out images were given, and without them nearness means nothing")
+        if self._memorisation is None:
+            pixels = [images["pixel_pca"].values for images in (heldout, reference)]
+            self._memorisation = memorisation.MemorisationTest(*pixels, seed=self._seed)
+        return self._memorisation.judge(generated["pixel_pca"].values)
 
     def _judge(
         self,

@@ -43,7 +43,8 @@ class Report:
     `metrics`: name -> {value, std, standard_error, extrapolated, floor, floor_n, n_fake, n_real, warning, none_because, ...};
     `floor` is the same metric of held-out real images against the reference at `floor_n` images; `none_because` says of
     each field that is None why; distances for each class stand under `classes`. `collapse`: verdict (`ok`, `suspect`,
-    `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict. `protocol`: how it was made.
+    `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict (`memorised`, `ok`, `inconclusive`),
+    reasons, and the numbers of `memorisation.MemorisationTest.judge`. `protocol`: how it was made.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -100,6 +101,8 @@ class Report:
         lines += self._warnings()
         lines += ["", f"collapse: {self.verdict}"]
         lines += [f"  - {reason}" for reason in self.collapse["reasons"]]
+        lines += ["", f"memorisation: {self.memorisation['verdict']}"]
+        lines += [f"  - {reason}" for reason in self.memorisation["reasons"]]
         protocol = self.protocol
         lines += ["", f"protocol {protocol['fingerprint'][:12]}: {protocol['extractor']}, {protocol['precision']}"]
         if protocol.get("classifier_accuracy") is not None:
