@@ -162,6 +162,35 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names, folders, or JSON files of `gantk eval`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The comparison as JSON on stdout.")] = False,
+) -> None:
+    """Put the newest evaluations of runs side by side, ranked where their protocols agree.
+
+    gantk compare run41 run42 run43@best
+
+    Scores of different protocols are shown but not ranked: the differing field is named, and the exit code is 2.
+    """
+    from gantk_eval.compare import compare as compare_reports
+    from gantk_eval.compare import read_report
+
+    from gantk.runs import find_evaluation
+
+    if len(runs) < 2:
+        raise ConfigError("`gantk compare` takes two or more runs: gantk compare run41 run42")
+    if len(set(runs)) < len(runs):
+        raise ConfigError("`gantk compare` was given a run twice: name each once")
+    files = {run: find_evaluation(run) for run in runs}
+    comparison = compare_reports({run: read_report(file) for run, file in files.items()})
+    typer.echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison.table())
+    for run, file in files.items():
+        typer.echo(f"{run}: {file}", err=True)
+    if comparison.refusal:
+        raise ConfigError(comparison.refusal)
+
+
+@app.command()
 def sample(
     ckpt: Annotated[str, typer.Option(metavar="RUN|PATH", help="As for `gantk eval`.")],
     out: Annotated[Path, typer.Option(metavar="DIR|FILE.png|FILE.npz", help="A PNG a sample, one grid, or arrays.")],

@@ -350,7 +350,8 @@ class Evaluator:
                 class_names=self.reference.class_names,
             )
         metrics = self._scorer.score(generated, wanted, labels, subset_size)
-        protocol = self._protocol(len(fake), wanted, subset_size, fake_sha256)
+        names = dict.fromkeys((*wanted, *(name for name in metrics if name in METRICS)))
+        protocol = self._protocol(len(fake), tuple(names), subset_size, fake_sha256)
         return Report(
             metrics,
             self._judge(generated, reference, heldout),

@@ -58,14 +58,14 @@ METRICS: dict[str, Metric] = {
 """By name. More extractors add theirs with `METRICS.update(metrics_of(...))`."""
 
 
-def find_metric(name: str) -> Metric:
-    """The metric of a score's name, also of one under custom Inception weights or under a generic name."""
+def find_metric(name: str) -> Metric | None:
+    """The metric of a score's name, also of one under custom Inception weights or under a generic name; None: unknown."""
     if name in METRICS:
         return METRICS[name]
     for kind in ("fd_per_class", *_ANY_FEATURES, "is"):
         if name == kind or name.startswith(f"{kind}_"):
             return Metric(kind, name.removeprefix(kind).removeprefix("_"))
-    raise KeyError(name)
+    return None
 
 
 def resolve(names: Sequence[str], extractor: str) -> tuple[str, ...]:

@@ -1,0 +1,113 @@
+"""Evaluations side by side: ranked under one protocol, refused by the field's name under two."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gantk_eval import DataError
+from gantk_eval.compare import compare, read_report
+from gantk_eval.protocol import RANKED_BY
+
+PROTOCOL = {
+    "extractor": "inception-v3-compat+classifier",
+    "weights_sha256": "a+b",
+    "resize": "tf1-bilinear-299+none",
+    "precision": "fp32+fp32",
+    "shape": [32, 32, 3],
+    "n_fake": 2000,
+    "n_real": 50000,
+    "reference_sha256": "c" * 64,
+    "is_splits": 10,
+    "kid_subsets": 100,
+    "kid_subset_size": 1000,
+    "neighbour_images": 2000,
+    "arithmetic": "gantk-eval-2",
+    "fingerprint": "d" * 64,
+}
+
+
+def report(fid: float, score: float = 5.0, error: float | None = 0.1, **protocol: Any) -> dict[str, Any]:
+    common = {"standard_error": error, "floor": 3.0, "floor_n": 2000, "n_fake": 2000, "n_real": 50000}
+    metrics = {
+        "fid": {"value": fid, **common},
+        "is": {"value": score, **common},
+        "conditional_accuracy": {"value": 0.5 + score / 100, **common},
+    }
+    verdict = {"verdict": "ok", "reasons": []}
+    return {"metrics": metrics, "collapse": verdict, "memorisation": verdict, "protocol": {**PROTOCOL, **protocol}}
+
+
+def test_ranks_by_the_metrics_own_direction_and_marks_what_cannot_be_told() -> None:
+    found = compare({"a": report(20.0, 4.0), "b": report(12.0, 6.0), "c": report(12.1, 5.0)})
+    assert found.refusal == ""
+    assert found.ranking == {"fid": ["b", "c", "a"], "is": ["b", "c", "a"], "conditional_accuracy": ["b", "c", "a"]}
+    assert found.tied["fid"] == ["c"]
+    assert found.tied["is"] == []
+    table = found.table()
+    assert "12 ± 0.1  #1" in table
+    assert "12.1 ± 0.1  #2 ≈" in table
+    assert "floor of fid" in table
+    assert json.loads(json.dumps(found.to_dict()))["ranking"]["fid"] == ["b", "c", "a"]
+
+
+def test_without_errors_nothing_is_called_a_tie() -> None:
+    assert compare({"a": report(12.0, error=None), "b": report(12.1, error=None)}).tied["fid"] == []
+
+
+@pytest.mark.parametrize("field", [f for f in RANKED_BY if f not in ("is_splits", "kid_subsets", "kid_subset_size")])
+def test_each_field_of_the_protocol_is_refused_by_name(field: str) -> None:
+    other = 1 if field != "neighbour_images" else 999
+    changed: Any = "z+b" if field in ("weights_sha256", "extractor", "resize", "precision") else other
+    if field == "extractor":
+        changed = "inception-custom+classifier"
+    found = compare({"a": report(20.0), "b": report(12.0, **{field: changed})})
+    if field == "neighbour_images":  # FID does not depend on it
+        assert not found.refusal
+        return
+    assert "fid" not in found.ranking
+    assert set(found.differs["fid"]) == {field}
+    assert f"`{field}`" in found.refusal
+    assert "#1" not in found.table().splitlines()[2]
+
+
+def test_a_field_counts_only_where_the_metric_depends_on_it() -> None:
+    found = compare({"a": report(20.0), "b": report(12.0, is_splits=5, kid_subset_size=50)})
+    assert found.ranking["fid"] == ["b", "a"]
+    assert set(found.differs) == {"is"}
+    assert "is by `is_splits` (a: 10, b: 5)" in found.refusal
+    # Another classifier does not touch a FID.
+    found = compare({"a": report(20.0), "b": report(12.0, weights_sha256="a+x")})
+    assert set(found.differs) == {"conditional_accuracy"}
+    # Extra extractors on one side do not either.
+    alone = {
+        "extractor": "inception-v3-compat",
+        "weights_sha256": "a",
+        "resize": "tf1-bilinear-299",
+        "precision": "fp32",
+    }
+    assert compare({"a": report(20.0), "b": report(12.0, **alone)}).ranking["fid"] == ["b", "a"]
+
+
+def test_metrics_that_one_side_lacks_or_nobody_knows_are_shown() -> None:
+    first, second = report(20.0), report(12.0)
+    del second["metrics"]["is"]
+    for side in (first, second):
+        side["metrics"]["of_the_future"] = copy.deepcopy(side["metrics"]["fid"])
+    found = compare({"a": first, "b": second})
+    assert set(found.ranking) == {"fid", "conditional_accuracy"}
+    assert "of_the_future" in found.table()
+    assert "–" in found.table()
+
+
+def test_what_is_no_evaluation_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text in ("{", "[]", '{"metrics": {}}', "3"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"x\.json is no evaluation"):
+            read_report(path)
+    path.write_text(json.dumps(report(1.0)))
+    assert read_report(path)["metrics"]["fid"]["value"] == 1.0
