@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gantk_eval.evaluator import Evaluator, evaluate
     from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet, decode, open_images
     from gantk_eval.report import Report
+    from gantk_eval.sources import as_images
+    from gantk_eval.streaming import StreamingEvaluator
 
 __all__ = [
     "ArrayImages",
@@ -23,8 +25,10 @@ __all__ = [
     "GeneratedImages",
     "ImageSet",
     "Report",
+    "StreamingEvaluator",
     "UserError",
     "WeightsError",
+    "as_images",
     "cache_folder",
     "decode",
     "evaluate",
@@ -40,6 +44,8 @@ _WHERE = {
     "Evaluator": "evaluator",
     "evaluate": "evaluator",
     "Report": "report",
+    "StreamingEvaluator": "streaming",
+    "as_images": "sources",
 }
 
 

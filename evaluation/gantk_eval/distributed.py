@@ -5,13 +5,13 @@ Everything here also works in one process that never initialised `torch.distribu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gantk_eval.errors import DataError, UserError, WeightsError
 
-__all__ = ["all_or_none", "chunks", "from_first", "gather_rows", "rank", "world_size"]
+__all__ = ["all_or_none", "any_rank", "chunks", "from_first", "gather_counts", "gather_rows", "rank", "world_size"]
 
 _ERRORS: dict[str, type[UserError]] = {c.__name__: c for c in (UserError, DataError, WeightsError)}
 
@@ -85,6 +85,20 @@ def _all_gather(indices: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.n
         cut = [part[:n].cpu().numpy() for part, n in zip(parts, lengths, strict=True)]
         gathered.append(np.concatenate(cut))
     return gathered[0], gathered[1]
+
+
+def gather_counts(counts: Sequence[int]) -> list[list[int]]:
+    """Every rank's list of numbers, on every rank; their lengths may differ."""
+    mine = np.asarray(counts, dtype=np.int64)
+    if world_size() == 1:
+        return [mine.tolist()]
+    where, rows = _all_gather(np.full(len(mine), rank(), dtype=np.int64), mine)
+    return [rows[where == other].tolist() for other in range(world_size())]
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is so on some rank."""
+    return bool(reduce_sum(np.array([int(flag)], dtype=np.int64))[0])
 
 
 def reduce_sum(array: np.ndarray) -> np.ndarray:

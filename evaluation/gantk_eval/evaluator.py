@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.extractors.inception import InceptionExtractor, find_weights
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
 from gantk_eval.features import Features
-from gantk_eval.images import ImageSet
+from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet
 from gantk_eval.inception_score import SPLITS
 from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
 from gantk_eval.measures import fewest_images, neighbour_count
@@ -30,6 +30,10 @@ from gantk_eval.neighbours import BALLS
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report
 from gantk_eval.scores import Scorer
+from gantk_eval.sources import as_images
+
+if TYPE_CHECKING:
+    from gantk_eval.sources import Source
 
 __all__ = ["Evaluator", "evaluate"]
 
@@ -38,9 +42,37 @@ CHEAP_DIMENSIONS = 256
 """Up to so many, a Fréchet distance for each class costs next to nothing and is worked out without being asked for."""
 
 
-def evaluate(fake: ImageSet, reference: ImageSet, heldout: ImageSet | None = None, **options: Any) -> Report:
-    """Compares generated images with real ones: `Evaluator(reference, heldout, **options).evaluate(fake)`."""
-    return Evaluator(reference, heldout, **options).evaluate(fake)
+def evaluate(
+    fake: Source,
+    real: Source,
+    heldout: Source | None = None,
+    *,
+    metrics: Sequence[str] | None = None,
+    samples: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    **options: Any,
+) -> Report:
+    """Compares generated images with real ones.
+
+        evaluate("samples/", "train/", "test/").table()
+        evaluate(tensor, (images, labels), metrics=["kid", "coverage"], value_range=(-1, 1))
+        evaluate(lambda index: my_samples(index), dataset, heldout_dataset, samples=10_000)
+
+    `fake`, `real` (the reference), `heldout` (real images that no one trained on, for floors and verdicts): a path; an array
+    uint8 [N, H, W, C] or [N, H, W]; a tensor uint8 [N, C, H, W]; (images, labels); a PyTorch or Hugging Face dataset; a function
+    of global indices int64 [n] that returns uint8 [n, H, W, C], with `samples` of them; see `as_images`. `value_range`: of
+    float images, (-1, 1) or (0, 1). `metrics`: names out of `METRICS` or `GENERIC`; None takes all that cost little. `options`:
+    the `Evaluator`'s. To score several models against one reference, keep an `Evaluator`.
+    Raises UserError for an unknown metric, WeightsError for missing weights, DataError for images that do not fit.
+    """
+    sets = [
+        None if source is None else as_images(source, samples=samples, value_range=value_range, name=name)
+        for source, name in ((fake, "the generated images"), (real, "the reference"), (heldout, "the held-out images"))
+    ]
+    images, reference, others = sets
+    assert images is not None
+    assert reference is not None
+    return Evaluator(reference, others, metrics=metrics, **options).evaluate(images)
 
 
 class Evaluator:
@@ -259,8 +291,7 @@ class Evaluator:
             indices = np.concatenate([*mine, np.empty(0, dtype=np.int64)])
             for name in names:  # a rank without a chunk still takes part in the gathering
                 extractor = self._extractors[name]
-                kind = np.float64 if extractor.precision == "fp64" else np.float32
-                rows[name].append(np.empty((0, extractor.dims), dtype=kind))
+                rows[name].append(np.empty((0, extractor.dims), dtype=_kind(extractor)))
             return (indices, *(np.concatenate(rows[name]) for name in names))
 
         indices, *arrays = distributed.all_or_none(work)
@@ -282,11 +313,61 @@ class Evaluator:
         wanted = self._wanted if self._explicit else self._enough(fake)
         features = self._extract(fake, list(self._extractors), "generated images")
         fingerprint = fake.fingerprint() if distributed.rank() == 0 else ""
+        return self._finish(fake, features, wanted, subset_size, fingerprint)
 
+    def _finish(
+        self,
+        fake: ImageSet,
+        features: dict[str, Features],
+        wanted: tuple[str, ...],
+        subset_size: int,
+        fingerprint: str,
+    ) -> Report:
         def work() -> bytes:
             return self._report(fake, features, wanted, subset_size, fingerprint).to_json(indent=None).encode()
 
         return Report.from_dict(json.loads(distributed.from_first(work)))
+
+    # -- for images that come in batches (`streaming`) ------------------------------------------------------------------
+
+    def check_pixels(self, pixels: np.ndarray, name: str) -> None:
+        """Raises DataError where a batch uint8 [n, H, W, C] differs in size or channels from the reference."""
+        self._check_shape(ArrayImages(pixels, name=name))
+
+    def features_of(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Features [n, d] of a batch uint8 [n, H, W, C] under every extractor in use, by its name."""
+        self.prepare()
+        return {name: extractor.features(pixels) for name, extractor in self._extractors.items()}
+
+    def extractor(self, name: str) -> Extractor:
+        """The extractor in use under this name."""
+        return self._extractors[name]
+
+    def empty_features(self, kept: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+        """The batches kept so far by extractor, each list with an array of no rows in front: one rank may have none."""
+        self.prepare()
+        return {
+            name: [np.empty((0, extractor.dims), dtype=_kind(extractor)), *kept.get(name, [])]
+            for name, extractor in self._extractors.items()
+        }
+
+    def report_on(self, features: dict[str, Features], labels: np.ndarray | None, identity: str) -> Report:
+        """The report on features that `features_of` gave, gathered over ranks, in the order of the samples.
+
+        `labels`: int64 [n], in the reference's numbering. `identity`: stands for the images in the protocol.
+        """
+        count = len(next(iter(features.values())))
+        fake = GeneratedImages(
+            count,
+            _never,
+            self.reference.shape,
+            identity=identity,
+            labels=labels,
+            class_names=self.reference.class_names,
+        )
+        subset_size = self._check_counts(count)
+        wanted = self._wanted if self._explicit else self._enough(fake)
+        return self._finish(fake, features, wanted, subset_size, fake.fingerprint())
 
     def _check_counts(self, count: int) -> int:
         """KID's subset size; DataError where images are too few."""
@@ -442,6 +523,15 @@ class Evaluator:
                 "world_size": str(distributed.world_size()),
             },
         )
+
+
+def _kind(extractor: Extractor) -> type[np.floating[Any]]:
+    """The type of an extractor's features."""
+    return np.float64 if extractor.precision == "fp64" else np.float32
+
+
+def _never(indices: np.ndarray) -> np.ndarray:
+    raise RuntimeError("images that came in batches are not kept")
 
 
 def align_labels(images: ImageSet, reference: ImageSet) -> np.ndarray | None:
