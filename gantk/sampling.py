@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -112,6 +112,11 @@ class Sampler:
         draws = Draws(key_of(self.seed, "sample", "label"), torch.as_tensor(index, dtype=torch.int64))
         return draws.categorical(torch.tensor(self.shape.class_shares)).numpy()
 
+    @property
+    def latent_path(self) -> Literal["linear", "spherical"]:
+        """How one walks between latents without leaving their distribution."""
+        return "spherical" if getattr(self.objective.family.config, "latent", "") == "normal" else "linear"
+
     def latent(self, index: np.ndarray, truncation: float = 1.0) -> Tensor:
         """z of the samples `index`, [N, latent_dim]."""
         rows = torch.as_tensor(index, dtype=torch.int64, device=self.device)
@@ -125,7 +130,6 @@ class Sampler:
         """Samples that are points in the plane, float64 [N, 2]."""
         return self.raw(index, None, truncation).flatten(1).double().cpu().numpy()
 
-    @torch.no_grad()
     def raw(self, index: np.ndarray, labels: np.ndarray | None = None, truncation: float = 1.0) -> Tensor:
         """Samples as the generator gives them, [N, C, H, W].
 
@@ -136,16 +140,21 @@ class Sampler:
         """
         if labels is None:
             labels = self.labels(index)
+        return self.decode(self.latent(index, truncation), labels)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor, labels: np.ndarray | None) -> Tensor:
+        """Images float [N, C, H, W] in [−1, 1] of any latents [N, latent_dim], and classes int64 [N]."""
         classes = torch.as_tensor(labels, device=self.device) if labels is not None and self.conditional else None
         was = {name: network.training for name, network in self.networks.items()}
         for network in self.networks.values():
             network.eval()
         # In full precision whatever the training's: a score should not depend on how the model was trained.
         with torch.autocast(self.device.type, enabled=False):
-            samples = self.objective.generate(self.networks, self.latent(index, truncation), classes)
+            images = self.objective.generate(self.networks, latent, classes)
         for name, network in self.networks.items():
             network.train(was[name])
-        return samples
+        return images
 
     def grid(self, count: int) -> tuple[np.ndarray, int | None, Sequence[str] | None]:
         """Fixed samples to look at: images, columns, and a caption for each row.

@@ -48,6 +48,7 @@ def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedIm
         shape=shape,
         labels=labels,
         identity=f"{identity}:{sampler.seed}",
+        generator=sampler,
     )
 
 

@@ -20,6 +20,7 @@ _OF_ONE_KIND = {
     "kid_subsets": ("kd",),
     "kid_subset_size": ("kd",),
     "neighbour_images": tuple(BALLS),
+    "ms_ssim_scales": ("ms_ssim",),
 }
 """Fields that matter to some metrics only."""
 _OF_EXTRACTORS = ("extractor", "weights_sha256", "resize", "precision")

@@ -20,13 +20,17 @@ from gantk_eval.extractors import Extractor
 from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.extractors.inception import InceptionExtractor, find_weights
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+from gantk_eval.extras import Extras, Harvest, why_not
 from gantk_eval.features import Features
 from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet
 from gantk_eval.inception_score import SPLITS
 from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
+from gantk_eval.lpips import LPIPS, find_backbone
+from gantk_eval.lpips import missing as missing_lpips
 from gantk_eval.measures import fewest_images, neighbour_count
 from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, resolve
 from gantk_eval.neighbours import BALLS
+from gantk_eval.pairs import Pairs, scales_for
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report
 from gantk_eval.scores import Scorer
@@ -123,6 +127,7 @@ class Evaluator:
         self._no_classifier = ""
         self._scorer: Scorer | None = None
         self._memorisation: memorisation.MemorisationTest | None = None
+        self._lpips: LPIPS | None = None
         self._prepared = False
         if batch_size < 1:
             raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
@@ -136,6 +141,17 @@ class Evaluator:
         if heldout is not None:
             self._check_shape(heldout)
         self._weights = self._find_inception()
+        self._backbone = self._find_lpips()
+
+    def _find_lpips(self) -> Path | None:
+        """LPIPS's weights, where a metric wants them; WeightsError where one does by name and there are none."""
+        needed = any(name in METRICS and METRICS[name].extractor == "lpips" for name in self._wanted)
+        if not needed and "ppl" not in self._wanted:
+            return None
+        found = find_backbone()
+        if needed and found is None:
+            raise missing_lpips()
+        return found
 
     def _check_shape(self, images: ImageSet) -> None:
         if tuple(images.shape) != tuple(self.reference.shape):
@@ -182,6 +198,9 @@ class Evaluator:
             self._extractors["classifier"] = classifier
         if self._collapse or any(METRICS[name].extractor == "pixel_pca" for name in self._wanted):
             self._extractors["pixel_pca"] = PixelPCAExtractor(self.reference)
+        if self._backbone is not None:
+            self._lpips = LPIPS(self._backbone, device=self._device)
+        self._extras = Extras(self._wanted, self._lpips, self._extractors, seed=self._seed, chunk=self._batch_size)
         for images in (self.reference, self.heldout):
             if images is not None:
                 self._real_features(images)
@@ -212,7 +231,8 @@ class Evaluator:
         if not self._explicit:
             names = (metric_name(kind, best) for kind in DEFAULT_KINDS)
             self._wanted = tuple(name for name in names if name in METRICS)
-        self._wanted = resolve(self._wanted, best)
+        tier_of_paths = "pixel_pca" if classifier is None else "classifier"
+        self._wanted = resolve(self._wanted, best, tier_of_paths if self._backbone is None else "lpips")
         if tier and not self._explicit:
             why = f" ({self._no_classifier})" if classifier is None else ""
             stand_in = [name for name in self._wanted if METRICS[name].kind in ("fd", "is", "kd")]
@@ -248,7 +268,7 @@ class Evaluator:
             # Only rank 0 computes metrics, so only it needs the features; but all must agree on what to extract.
             there = json.loads(distributed.from_first(read))
             todo = [name for name, good in zip(missing, there, strict=True) if not good]
-            for name, features in self._extract(images, todo, role).items():
+            for name, features in self._extract(images, todo, role)[0].items():
                 self._real[role, name] = features
                 if distributed.rank() == 0:
                     write_bytes(paths[name], pack_arrays({"features": features.values}))
@@ -270,16 +290,23 @@ class Evaluator:
 
     # -- extraction -------------------------------------------------------------------------------------------------
 
-    def _extract(self, images: ImageSet, names: Sequence[str], role: str) -> dict[str, Features]:
-        """One pass: this rank's chunks through the named extractors, then all ranks' rows in index order."""
-        if not names:
-            return {}
+    def _extract(
+        self, images: ImageSet, names: Sequence[str], role: str, pairs: Pairs | None = None
+    ) -> tuple[dict[str, Features], np.ndarray | None]:
+        """One pass: this rank's chunks through the named extractors, then all ranks' rows in index order.
+
+        Also the pixels uint8 [2 p, H, W, C] of `pairs`, where given.
+        """
+        if not names and pairs is None:
+            return {}, None
         from tqdm import tqdm
 
         count = len(images)
 
         def work() -> tuple[np.ndarray, ...]:
             rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+            keep = np.empty(0, dtype=np.int64) if pairs is None else pairs.kept
+            places, kept = [np.empty(0, dtype=np.int64)], [np.empty((0, *images.shape), dtype=np.uint8)]
             mine = distributed.chunks(count, self._batch_size)
             silent = not self._progress or distributed.rank() != 0
             with tqdm(total=count, desc=f"features of {role}", unit="image", file=sys.stderr, disable=silent) as bar:
@@ -287,18 +314,27 @@ class Evaluator:
                     pixels = images.read(chunk)
                     for name in names:
                         rows[name].append(self._extractors[name].features(pixels))
+                    chosen = np.isin(chunk, keep)
+                    places.append(np.searchsorted(keep, chunk[chosen]))
+                    kept.append(pixels[chosen])
                     bar.update(len(chunk) * distributed.world_size())
             indices = np.concatenate([*mine, np.empty(0, dtype=np.int64)])
             for name in names:  # a rank without a chunk still takes part in the gathering
                 extractor = self._extractors[name]
                 rows[name].append(np.empty((0, extractor.dims), dtype=_kind(extractor)))
-            return (indices, *(np.concatenate(rows[name]) for name in names))
+            return (
+                indices,
+                np.concatenate(places),
+                np.concatenate(kept),
+                *(np.concatenate(rows[name]) for name in names),
+            )
 
-        indices, *arrays = distributed.all_or_none(work)
-        return {
+        indices, where, pixels, *arrays = distributed.all_or_none(work)
+        features = {
             name: Features(distributed.gather_rows(indices, array, count), self._extractors[name])
             for name, array in zip(names, arrays, strict=True)
         }
+        return features, None if pairs is None else distributed.gather_rows(where, pixels, len(pairs.kept))
 
     # -- the evaluation ---------------------------------------------------------------------------------------------
 
@@ -311,9 +347,14 @@ class Evaluator:
         subset_size = self._check_counts(len(fake))
         self.prepare()
         wanted = self._wanted if self._explicit else self._enough(fake)
-        features = self._extract(fake, list(self._extractors), "generated images")
+        for name in wanted:
+            if reason := why_not(name, fake):
+                raise DataError(reason)
+        pairs = self._extras.pairs(fake)
+        features, pixels = self._extract(fake, list(self._extractors), "generated images", pairs)
+        harvest = Harvest(pairs, pixels, self._extras.lengths(fake))
         fingerprint = fake.fingerprint() if distributed.rank() == 0 else ""
-        return self._finish(fake, features, wanted, subset_size, fingerprint)
+        return self._finish(fake, features, wanted, subset_size, fingerprint, harvest)
 
     def _finish(
         self,
@@ -322,9 +363,11 @@ class Evaluator:
         wanted: tuple[str, ...],
         subset_size: int,
         fingerprint: str,
+        harvest: Harvest,
     ) -> Report:
         def work() -> bytes:
-            return self._report(fake, features, wanted, subset_size, fingerprint).to_json(indent=None).encode()
+            report = self._report(fake, features, wanted, subset_size, fingerprint, harvest)
+            return report.to_json(indent=None).encode()
 
         return Report.from_dict(json.loads(distributed.from_first(work)))
 
@@ -367,7 +410,7 @@ class Evaluator:
         )
         subset_size = self._check_counts(count)
         wanted = self._wanted if self._explicit else self._enough(fake)
-        return self._finish(fake, features, wanted, subset_size, fake.fingerprint())
+        return self._finish(fake, features, wanted, subset_size, fake.fingerprint(), Harvest())
 
     def _check_counts(self, count: int) -> int:
         """KID's subset size; DataError where images are too few."""
@@ -418,6 +461,7 @@ class Evaluator:
         wanted: tuple[str, ...],
         subset_size: int,
         fake_sha256: str,
+        harvest: Harvest,
     ) -> Report:
         reference = {name: self._real["reference", name] for name in self._extractors}
         heldout = {name: self._real["heldout", name] for name in self._extractors} if self.heldout is not None else None
@@ -430,7 +474,9 @@ class Evaluator:
                 heldout_labels=None if self.heldout is None else align_labels(self.heldout, self.reference),
                 class_names=self.reference.class_names,
             )
-        metrics = self._scorer.score(generated, wanted, labels, subset_size)
+        extras = self._extras.entries(harvest, len(self.reference), self.heldout)
+        metrics = self._scorer.score(generated, [n for n in wanted if n not in extras], labels, subset_size)
+        metrics |= extras
         names = dict.fromkeys((*wanted, *(name for name in metrics if name in METRICS)))
         protocol = self._protocol(len(fake), tuple(names), subset_size, fake_sha256)
         return Report(
@@ -494,7 +540,11 @@ class Evaluator:
         import torch
 
         used = list(dict.fromkeys(METRICS[name].extractor for name in wanted))
-        extractors = [self._extractors[name] for name in used]
+        extractors: list[Any] = [self._extractors[name] for name in used if name in self._extractors]
+        if "lpips" in used:
+            assert self._lpips is not None
+            self._lpips.resize = f"area-{self._lpips.side(self.reference.shape) or 'none'}"
+            extractors.append(self._lpips)
         kinds = {METRICS[name].kind for name in wanted}
         classifier = self._extractors.get("classifier")
         return Protocol(
@@ -513,6 +563,7 @@ class Evaluator:
             is_splits=SPLITS if "is" in kinds else None,
             kid_subsets=SUBSETS if "kd" in kinds else None,
             kid_subset_size=subset_size if "kd" in kinds else None,
+            ms_ssim_scales=scales_for(self.reference.shape) if "ms_ssim" in kinds else None,
             neighbour_images=neighbour_count(count, len(self.reference)) if kinds & set(BALLS) else None,
             classifier_accuracy=classifier.accuracy if isinstance(classifier, ClassifierExtractor) else None,
             software={

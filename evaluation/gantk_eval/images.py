@@ -241,7 +241,8 @@ class GeneratedImages:
 
     `generate(indices)` gets int64 [n] and returns uint8 [n, H, W, C]; it must depend on the indices alone (z drawn by global
     sample index), for it is called with whatever chunk a rank has. `identity` says which function it is (a checkpoint's hash
-    and the seed) and stands in the fingerprint, since hashing pixels would mean generating everything twice.
+    and the seed) and stands in the fingerprint, since hashing pixels would mean generating everything twice. `generator`: a
+    `path_length.PathGenerator`, for metrics of the model rather than of its images.
     """
 
     def __init__(
@@ -254,6 +255,7 @@ class GeneratedImages:
         labels: np.ndarray | Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
         name: str = "generated samples",
+        generator: object = None,
     ) -> None:
         if count < 1:
             raise DataError(f"{name}: {count} samples asked for; ask for at least one")
@@ -262,6 +264,7 @@ class GeneratedImages:
         self.labels = _check_labels(labels, count, name)
         self.class_names = tuple(class_names) if class_names is not None else None
         self.identity = identity
+        self.generator = generator
         self._count = count
         self._generate = generate
 

@@ -10,8 +10,8 @@ __all__ = ["DEFAULT_KINDS", "GENERIC", "METRICS", "Metric", "find_metric", "metr
 
 @dataclass(frozen=True)
 class Metric:
-    """`kind`: fd (Fréchet), is (Inception Score), kd (kernel distance), accuracy, precision, recall, density, coverage, vendi
-    or fd_per_class; `extractor`: whose features."""
+    """`kind`: fd (Fréchet), is (Inception Score), kd (kernel distance), accuracy, precision, recall, density, coverage, vendi,
+    fd_per_class, ppl (path length), ms_ssim or lpips (of pairs); `extractor`: whose features."""
 
     kind: str
     extractor: str
@@ -19,13 +19,15 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         """Which way a ranking goes."""
-        return self.kind not in ("fd", "kd", "fd_per_class")
+        return self.kind not in ("fd", "kd", "fd_per_class", "ppl", "ms_ssim")
 
 
 _PUBLISHED = {"fd": "fid", "is": "is", "kd": "kid", "fd_per_class": "fid_per_class"}
 """Names that belong to Inception's published weights alone."""
 _ANY_FEATURES = ("fd", "kd", "precision", "recall", "density", "coverage", "vendi", "fd_per_class")
-GENERIC = ("precision", "recall", "density", "coverage", "vendi", "fd_per_class")
+_PATH_FEATURES = ("classifier", "pixel_pca")
+"""Whose features can be had of images that are not rounded to bytes."""
+GENERIC = ("precision", "recall", "density", "coverage", "vendi", "fd_per_class", "ppl")
 """Names that stand for the same measure in the best features at hand; the result's name says in which."""
 DEFAULT_KINDS = ("fd", "is", "kd", "precision", "recall", "density", "coverage", "vendi")
 """What is worked out where nothing is asked for: all that costs little beside the extraction of the features."""
@@ -54,6 +56,9 @@ METRICS: dict[str, Metric] = {
     **metrics_of("classifier", classes=True),
     "conditional_accuracy": Metric("accuracy", "classifier"),
     **metrics_of("pixel_pca", classes=False),
+    **{f"ppl_{extractor}": Metric("ppl", extractor) for extractor in ("lpips", *_PATH_FEATURES)},
+    "ms_ssim": Metric("ms_ssim", "pixels"),
+    "lpips": Metric("lpips", "lpips"),
 }
 """By name. More extractors add theirs with `METRICS.update(metrics_of(...))`."""
 
@@ -62,12 +67,14 @@ def find_metric(name: str) -> Metric | None:
     """The metric of a score's name, also of one under custom Inception weights or under a generic name; None: unknown."""
     if name in METRICS:
         return METRICS[name]
-    for kind in ("fd_per_class", *_ANY_FEATURES, "is"):
+    for kind in ("fd_per_class", *_ANY_FEATURES, "is", "ppl"):
         if name == kind or name.startswith(f"{kind}_"):
             return Metric(kind, name.removeprefix(kind).removeprefix("_"))
     return None
 
 
-def resolve(names: Sequence[str], extractor: str) -> tuple[str, ...]:
-    """The names with the generic ones put into the features of `extractor`, each once."""
-    return tuple(dict.fromkeys(metric_name(n, extractor) if n in GENERIC else n for n in names))
+def resolve(names: Sequence[str], extractor: str, path_extractor: str) -> tuple[str, ...]:
+    """The names with the generic ones put into the features of `extractor`, the path length's into those of
+    `path_extractor`, each once."""
+    best = {name: path_extractor if name == "ppl" else extractor for name in GENERIC}
+    return tuple(dict.fromkeys(metric_name(n, best[n]) if n in GENERIC else n for n in names))

@@ -26,6 +26,7 @@ RANKED_BY = (
     "kid_subsets",
     "kid_subset_size",
     "neighbour_images",
+    "ms_ssim_scales",
 )
 """The fields that the fingerprint covers: scores whose fields here differ must not be ranked against each other."""
 
@@ -53,6 +54,8 @@ class Protocol:
     kid_subset_size: int | None
     neighbour_images: int | None
     """Images of each side in precision, recall, density and coverage."""
+    ms_ssim_scales: int | None = None
+    """Of the 5, how many fit into the images."""
     classifier_accuracy: float | None = None
     """On reference images that the classifier was not trained on."""
     arithmetic: str = ARITHMETIC

@@ -11,7 +11,9 @@ import numpy as np
 from gantk_eval import distributed
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.evaluator import Evaluator
+from gantk_eval.extras import EXTRA_KINDS
 from gantk_eval.features import Features
+from gantk_eval.metrics import METRICS
 from gantk_eval.report import Report
 from gantk_eval.sources import as_images, as_pixels
 
@@ -43,6 +45,11 @@ class StreamingEvaluator:
         value_range: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
+        whole = [name for name in options.get("metrics") or () if name in METRICS and METRICS[name].kind in EXTRA_KINDS]
+        if whole or "ppl" in (options.get("metrics") or ()):
+            raise UserError(
+                f"{', '.join(whole) or 'ppl'} can't be had of a stream, which keeps no pixels and knows no generator; use evaluate()"
+            )
         self._evaluator = Evaluator(
             as_images(reference, value_range=value_range, name="the reference"),
             None if heldout is None else as_images(heldout, value_range=value_range, name="the held-out images"),

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gantk_eval import ArrayImages, evaluate
+from gantk_eval.path_length import PathGenerator
 from PIL import Image
 
 from gantk.config import load_config
 from gantk.errors import CheckpointError, UserError
+from gantk.grids import to_uint8
 from gantk.runs import find_checkpoint, list_runs, newest_whole
 from gantk.sampling import ImageShape, Sampler, class_number, export_generator, load_sampler, write_samples
+from gantk.scoring import generated_images
 from gantk.training.checkpoint import Checkpoint, write_best
 
 
@@ -316,3 +320,25 @@ def test_shape_goes_through_json() -> None:
 
     for shape in (ImageShape(3, 32, None, None), ImageShape(1, 8, ("a", "b"), (0.1, 0.9))):
         assert ImageShape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
+
+
+def test_decoded_latents_are_the_samples_before_rounding(sampler: Sampler) -> None:
+    index = np.arange(3, 9)
+    labels = sampler.labels(index)
+    images = sampler.decode(sampler.latent(index), labels)
+    assert images.dtype == torch.float32
+    assert not images.requires_grad
+    assert np.array_equal(to_uint8(images), sampler.images(index))
+
+
+def test_a_sampler_has_what_a_path_length_needs(plain: Sampler) -> None:
+    assert isinstance(plain, PathGenerator)
+    assert plain.latent_path == "linear", "the latent of tiny is uniform"
+    images = generated_images(plain, 120, "tiny")
+    size = plain.shape.resolution
+    real = ArrayImages(
+        np.random.default_rng(0).integers(0, 256, (150, size, size, plain.shape.channels), dtype=np.uint8)
+    )
+    entry = evaluate(images, real, metrics=["ppl"], collapse=False).metrics["ppl_pixel_pca"]
+    assert entry["n_fake"] == 120
+    assert entry["value"] > 0
