@@ -110,7 +110,8 @@ def evaluate(
         typer.Option(min=2, help="Samples to generate. Default: the config's evaluate.samples."),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="fid,is,kid", help="Default: these, or the weights-free tier.")
+        str | None,
+        typer.Option(metavar="fid,is,kid,…", help="Names from evaluation/README.md. Default: all that cost little."),
     ] = None,
     kid_subset_size: Annotated[
         int | None, typer.Option(min=2, help="Images in each of KID's subsets. Default: 1000.")

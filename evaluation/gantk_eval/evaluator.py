@@ -345,11 +345,9 @@ class Evaluator:
         """
         self._check_shape(fake)
         subset_size = self._check_counts(len(fake))
+        self._check_possible(fake)
         self.prepare()
         wanted = self._wanted if self._explicit else self._enough(fake)
-        for name in wanted:
-            if reason := why_not(name, fake):
-                raise DataError(reason)
         pairs = self._extras.pairs(fake)
         features, pixels = self._extract(fake, list(self._extractors), "generated images", pairs)
         harvest = Harvest(pairs, pixels, self._extras.lengths(fake))
@@ -409,6 +407,7 @@ class Evaluator:
             class_names=self.reference.class_names,
         )
         subset_size = self._check_counts(count)
+        self._check_possible(fake)
         wanted = self._wanted if self._explicit else self._enough(fake)
         return self._finish(fake, features, wanted, subset_size, fake.fingerprint(), Harvest())
 
@@ -429,17 +428,31 @@ class Evaluator:
                 f"{kinds.get('kd', 'kid')} takes subsets of {size} images, and there are {count} generated and "
                 f"{len(self.reference)} real; give more images or a subset size from 2 to {fewest} (--kid-subset-size)"
             )
-        few = [name for kind, name in kinds.items() if fewest < fewest_images(kind) and self._explicit]
+        few = [
+            name for kind, name in kinds.items() if kind in BALLS and fewest < fewest_images(kind) and self._explicit
+        ]
         if few:
             raise DataError(f"{few[0]} takes at least 3 images on each side, and there are {fewest}; give more")
         return size
 
+    def _check_possible(self, fake: ImageSet) -> None:
+        """Raises DataError for a metric that was named and can't be had of these images: no labels, no generator."""
+        for name in self._wanted if self._explicit else ():
+            kind = METRICS[name].kind if name in METRICS else name
+            if kind in ("accuracy", "fd_per_class") and align_labels(fake, self.reference) is None:
+                raise DataError(f"{name} needs labels for the generated and the reference images; give labelled sets")
+            if reason := why_not(name, kind, fake):
+                raise DataError(reason)
+
     def _enough(self, fake: ImageSet) -> tuple[str, ...]:
         """The default metrics, less those that so few images do not allow, and with those that labels allow."""
-        count = min(len(fake), len(self.reference))
-        left_out = [name for name in self._wanted if count < fewest_images(METRICS[name].kind)]
+        fewest = {
+            kind: min(len(fake), len(self.reference)) for kind in BALLS
+        }  # the others' real side is checked already
+        kinds = {name: METRICS[name].kind for name in self._wanted}
+        left_out = [name for name, kind in kinds.items() if fewest.get(kind, len(fake)) < fewest_images(kind)]
         if left_out:
-            self._warn(f"{', '.join(left_out)} left out: {count} images are too few")
+            self._warn(f"{', '.join(left_out)} left out: {len(fake)} images are too few")
         wanted = [name for name in self._wanted if name not in left_out]
         labels = align_labels(fake, self.reference)
         best = METRICS[self._wanted[0]].extractor

@@ -33,9 +33,8 @@ class Harvest:
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def why_not(name: str, images: ImageSet) -> str:
-    """The sentence where a metric can't be had of these images; empty where it can."""
-    kind = METRICS[name].kind
+def why_not(name: str, kind: str, images: ImageSet) -> str:
+    """The sentence where the metric `name` can't be had of these images; empty where it can."""
     if kind == "ppl" and not isinstance(getattr(images, "generator", None), PathGenerator):
         return f"{name} needs a generator whose latents can be moved along a path, and {images.name} is images alone; score a model"
     if kind == "ms_ssim" and not scales_for(images.shape):

@@ -24,6 +24,8 @@ FEWEST_NEIGHBOURS = 1000
 """At this many images precision's standard error is at most 1.6 points."""
 PER_CLASS = 5
 """Images a class in each split, below which an Inception Score is mostly its own bias ((classes - 1) / 2 n of its log)."""
+USUAL_INCEPTION = 50_000
+"""What the literature takes for an Inception Score."""
 PER_DIRECTION = 10
 """Images for each effective one, below which a Vendi score says more of their number than of their variety."""
 
@@ -83,8 +85,10 @@ def _frechet(fake: Features, real: Features, subset_size: int, errors: bool) -> 
 def _inception(fake: Features, real: Features, subset_size: int, errors: bool) -> Measured:
     value, std = inception_score(fake.logits)
     result = Measured(value, len(fake), len(real), std=std)
-    if errors:
+    if errors and len(fake) >= 2 * SPLITS:
         result.standard_error = inception_score_standard_error(fake.logits, SPLITS)
+    elif errors:
+        result.none_because["standard_error"] = "its variance takes at least 2 images in each split"
     return result
 
 
@@ -136,7 +140,7 @@ def _warning(kind: str, fake: Features, real: Features, subset_size: int, value:
         what = "the covariance has no full rank" if number <= dims else "its bias is large and not a line in 1/N"
         return f"with {number:,} {which} images in {dims:,} dimensions {what}; {PER_DIMENSION * dims:,} would do"
     if kind == "is":
-        enough = PER_CLASS * SPLITS * fake.logits.shape[1]
+        enough = min(USUAL_INCEPTION, PER_CLASS * SPLITS * fake.logits.shape[1])
         if count < enough:
             return f"{count:,} images in {SPLITS} splits bias it downwards; {enough:,} would do"
     if kind == "kd" and min(subset_size, count) < SUBSET_SIZE:

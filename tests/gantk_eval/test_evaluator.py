@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,36 @@ def test_generated_images_are_asked_for_by_global_index(evaluator: Evaluator, di
     assert asked == list(range(397)), "each sample once"
     plain = evaluator.evaluate(ArrayImages(others.read(range(397))))
     assert report.metrics == plain.metrics
+
+
+def test_each_extractor_sees_each_image_once(
+    evaluator: Evaluator, digit_sets: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+
+    evaluator.prepare()
+    seen: list[tuple[str, int]] = []
+    for kind in (PixelPCAExtractor, classifier.ClassifierExtractor):
+        features = kind.features
+
+        def counted(self: Any, images: np.ndarray, features: Any = features) -> np.ndarray:
+            seen.append((self.name, len(images)))
+            return features(self, images)
+
+        monkeypatch.setattr(kind, "features", counted)
+    report = evaluator.evaluate(digit_sets[2])
+    for name in ("classifier", "pixel_pca"):
+        assert sum(count for extractor, count in seen if extractor == name) == 397
+    assert report.memorisation["verdict"] == "ok"
+
+
+def test_too_few_images_for_an_error_say_so(evaluator: Evaluator, digit_sets: Sets) -> None:
+    report = evaluator.evaluate(ArrayImages(digit_sets[2].read(range(15))))
+    score = report.metrics["is_classifier"]
+    assert score["standard_error"] is None
+    assert "2 images in each split" in score["none_because"]["standard_error"]
+    assert "500 would do" in score["warning"]
+    assert report.memorisation["verdict"] == "inconclusive"
 
 
 def test_without_heldout_there_is_no_floor_and_no_verdict(quick: None, digit_sets: Sets) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,13 +92,13 @@ def test_c_t_is_standard_normal_for_held_out_images() -> None:
 @pytest.mark.slow
 def test_false_alarms_on_held_out_images_are_rare() -> None:
     fired, small = 0, []
-    for seed in range(150):
-        test = MemorisationTest(cloud(300, 3 * seed), cloud(600, 3 * seed + 1))
-        result = test.judge(cloud(300, 3 * seed + 2))
+    for seed in range(80):
+        test = MemorisationTest(cloud(200, 3 * seed), cloud(400, 3 * seed + 1))
+        result = test.judge(cloud(200, 3 * seed + 2))
         fired += result["verdict"] == "memorised"
         small.append(result["copies_p"] <= 0.05)
     assert fired == 0
-    assert np.mean(small) <= 0.09
+    assert np.mean(small) <= 0.1
 
 
 def test_the_report_tells_copies_and_does_not_call_them_collapse(
@@ -128,16 +129,20 @@ def test_worlds_of_real_images(name: str, real_data: Path) -> None:
     generator = np.random.default_rng(0)
     real, copies = test.read(range(2000, 4000)).astype(float), pixels[:2000].astype(float)
 
-    def verdict(images: np.ndarray) -> str:
-        return str(judge(extractor.features(images.clip(0, 255).astype(np.uint8)))["verdict"])
+    def found(images: np.ndarray) -> dict[str, Any]:
+        return judge(extractor.features(images.clip(0, 255).astype(np.uint8)))
 
     mixed = real.copy()
     mixed[:200] = copies[:200]
     for images in (copies, copies + generator.normal(0, 40, copies.shape), mixed):
-        assert verdict(images) == "memorised"
+        assert found(images)["verdict"] == "memorised"
     blurred = sum(np.roll(real, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9
     mean = np.repeat(real.mean(axis=0, keepdims=True), 2000, axis=0) + generator.normal(0, 5, real.shape)
     repeated = np.repeat(real[:100], 20, axis=0)
     halfway = (copies + pixels[2000:4000]) / 2
     for images in (real, blurred, real + generator.normal(0, 30, real.shape), mean, repeated, halfway, real * 0.5 + 64):
-        assert verdict(images) == "ok"
+        assert found(images)["verdict"] == "ok"
+    if name == "cifar10":  # nearer than held-out images, and no copies
+        assert found(blurred)["c_t"] < -2
+        assert found(halfway)["c_t"] < -2
+        assert found(np.roll(copies, 1, axis=2))["verdict"] == "memorised"

@@ -110,7 +110,7 @@ def test_errors_are_the_jackknifes_by_leaving_out(scale: float) -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.6])
 def test_errors_cover_other_samples_of_the_same_model(scale: float) -> None:
     real = Balls(cloud(400, 6, 10_000))
-    runs = [neighbour_scores(Balls(cloud(400, 6, s, scale)), real) for s in range(200)]
+    runs = [neighbour_scores(Balls(cloud(400, 6, s, scale)), real) for s in range(120)]
     for name in NAMES:
         value, error = np.array([getattr(run, name) for run in runs]).T
         assert value.std() < 1.15 * np.sqrt(np.mean(error**2)), name
