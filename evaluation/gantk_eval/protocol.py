@@ -52,7 +52,7 @@ class Protocol:
     is_splits: int | None
     kid_subsets: int | None
     kid_subset_size: int | None
-    neighbour_images: int | None
+    neighbour_images: int | None = None
     """Images of each side in precision, recall, density and coverage."""
     ms_ssim_scales: int | None = None
     """Of the 5, how many fit into the images."""
