@@ -194,11 +194,11 @@ class Status:
     Keys: `state` (running, completed, preempted, interrupted, diverged, failed), `exit_code` (null while
         running),
     `started` and `updated` (UTC, ISO 8601), `step`, `kimg`, `resumed_from`, `message`, `verdict` (of the
-    latest evaluation), `pid`, `host`. A file that cannot be written is warned of once and stops nothing: the
+    latest evaluation) and its `reasons`, `rollbacks`, `pid`, `host`. A file that cannot be written is warned of once and stops nothing: the
     run's own error is the one to be heard.
     """
 
-    _FIELDS = ("step", "kimg", "resumed_from", "message", "verdict")
+    _FIELDS = ("step", "kimg", "resumed_from", "message", "verdict", "reasons", "rollbacks")
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         """Starts `folder/status.json` anew in the state `running`; `fields` as in `update`."""
@@ -207,11 +207,12 @@ class Status:
         now = _now()
         self._values: dict[str, Any] = {"state": "running", "exit_code": None, "started": now, "updated": now}
         self._values |= {"step": 0, "kimg": 0.0, "resumed_from": None, "message": None, "verdict": None}
+        self._values |= {"reasons": None, "rollbacks": 0}
         self._values |= {"pid": os.getpid(), "host": socket.gethostname()}
         self.update(**fields)
 
     def update(self, **fields: Any) -> None:
-        """Sets any of `step`, `kimg`, `resumed_from`, `message`, `verdict`, and writes the file.
+        """Sets any of `step`, `kimg`, `resumed_from`, `message`, `verdict`, `reasons`, `rollbacks`, and writes the file.
 
         Raises:
             TypeError: on any other field.

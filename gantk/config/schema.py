@@ -7,7 +7,7 @@ Network and objective settings are checked by the classes beside the networks an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
@@ -245,6 +245,24 @@ class EvaluateConfig(Section):
     """Images generated at a time. Part of the protocol: a chunk's size can move a pixel by one grey level."""
 
 
+Factor = Annotated[float, Field(gt=0, le=1)]
+
+
+class CollapseConfig(Section):
+    action: Literal["warn", "stop", "rollback"] = "warn"
+    """What follows when an evaluation says `collapsed`. `warn`: an alert. `stop`: the run ends with exit code 6.
+    `rollback`: the networks of the best checkpoint that had not collapsed play on, on new images."""
+    max_rollbacks: int = Field(3, ge=0)
+    """`rollback`: after so many, the next collapse stops the run."""
+    learning_rate_factor: Factor | dict[str, Factor] = 1.0
+    """`rollback`: multiplies the learning rates, anew at each rollback: of all optimisers, or of those named: `{g: 0.1}`."""
+    from_kimg: float = Field(0.0, ge=0)
+    """No stop and no rollback before so many thousand images: an untrained generator has no variety to lose."""
+    monitor: bool = True
+    """Look at 64 fixed samples and at the discriminator's beliefs between evaluations (below 1 % of the training's time);
+    signs of collapse call the next evaluation at once."""
+
+
 class TrackingConfig(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto`: online where a key is set, else disabled with a line that says so; it never asks and never stops training."""
@@ -276,6 +294,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     samples: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    collapse: CollapseConfig = CollapseConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("network", mode="before")

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError
 from gantk.records import is_running
-from gantk.tracking.local import MetricsFile
+from gantk.tracking.local import MetricsFile, read_metrics
 from gantk.tracking.sink import Sink
 
 if TYPE_CHECKING:
     from gantk.config.schema import Config
 
 log = logging.getLogger(__name__)
+
+_TITLES = {"collapsed": "Mode collapse", "suspect": "Mode collapse suspected"}
 
 
 class Tracker:
@@ -29,7 +31,8 @@ class Tracker:
     def __init__(self, metrics: MetricsFile, sinks: Iterable[Sink] = ()) -> None:
         self._metrics = metrics
         self._sinks = list(sinks)
-        self._collapsed = False
+        self.verdict: str | None = None
+        """Of the latest evaluation."""
 
     @classmethod
     def open(cls, config: Config, folder: Path, *, resumed_kimg: float | None = None) -> Tracker:
@@ -56,7 +59,11 @@ class Tracker:
         from gantk.tracking.wandb_run import WandbRun
 
         sinks.append(WandbRun.of_training(config, folder, resumed=resumed_kimg is not None))
-        return cls(metrics, sinks)
+        tracker = cls(metrics, sinks)
+        if resumed_kimg is not None:
+            verdicts = [row["eval/collapse"] for row in read_metrics(folder) if "eval/collapse" in row]
+            tracker.verdict = verdicts[-1] if verdicts else None
+        return tracker
 
     def log(self, kimg: float, values: Mapping[str, Any]) -> None:
         """Writes one row: numbers by name (`loss/d`), at `kimg` thousand images.
@@ -80,20 +87,25 @@ class Tracker:
     def scores(self, kimg: float, report: Mapping[str, Any], *, prefix: str = "eval") -> None:
         """Writes an evaluation (DESIGN's JSON: `metrics`, `collapse`, …) as one row; see `flatten`.
 
-        When the verdict becomes `collapsed`, an alert goes out with its reasons: once, not at each evaluation
-        that says so.
+        When the verdict on collapse changes, an alert goes out with its reasons: once, not at each evaluation
+        that says so. A first verdict is a change where it is `suspect` or `collapsed`.
         """
         self.log(kimg, flatten(report, prefix))
         collapse = report.get("collapse") or {}
-        collapsed = collapse.get("verdict") == "collapsed"
-        if collapsed and not self._collapsed:
-            reasons = "; ".join(collapse.get("reasons") or ()) or "no reason given"
-            self.alert("Mode collapse", f"The samples at {kimg:g} kimg have collapsed: {reasons}.")
-        self._collapsed = collapsed
+        before, self.verdict = self.verdict, collapse.get("verdict")
+        if self.verdict is None or self.verdict == before or (before is None and self.verdict not in _TITLES):
+            return
+        reasons = "; ".join(collapse.get("reasons") or ()) or "no reason given"
+        was = f" (it was {before})" if before is not None else ""
+        self.alert(
+            _TITLES.get(self.verdict, f"Verdict on collapse: {self.verdict}"),
+            f"The samples at {kimg:g} kimg are {self.verdict}{was}: {reasons}.",
+            level=logging.WARNING if self.verdict in _TITLES else logging.INFO,
+        )
 
-    def alert(self, title: str, text: str) -> None:
-        """Warns in the log, and through W&B by whatever way its user gets alerts (mail, Slack)."""
-        log.warning("%s: %s", title, text)
+    def alert(self, title: str, text: str, level: int = logging.WARNING) -> None:
+        """Says so in the log, and through W&B by whatever way its user gets alerts (mail, Slack)."""
+        log.log(level, "%s: %s", title, text)
         for sink in self._sinks:
             sink.alert(title, text)
 

@@ -45,6 +45,9 @@ class Logging(Hook):
 
     def act(self, trainer: Trainer) -> None:
         speed = trainer.images_per_second()
+        watched = trainer.config.collapse.monitor
+        if watched:
+            trainer.monitor.measure(trainer)
         values = trainer.read_meter()
         trainer.objective.after_step(trainer.images, values)
         rates = {f"{name}/lr": player.rate for name, player in trainer.runner.players.items()}
@@ -53,6 +56,8 @@ class Logging(Hook):
             trainer.tracker.log(trainer.kimg, values)
             trainer.progress.update(trainer.kimg, {name: v for name, v in values.items() if name.endswith("/loss")})
         stop_if_diverged(trainer, values)
+        if watched and (sign := trainer.monitor.judge(values)) and trainer.runtime.is_main:
+            log.warning("a sign of collapse at %g kimg: %s", trainer.kimg, sign)
         if trainer.runtime.is_main:
             trainer.status.update(step=trainer.step, kimg=trainer.kimg)
 
@@ -92,6 +97,10 @@ class Evaluation(Hook):
     def __init__(self, every_kimg: float, total_kimg: float) -> None:
         super().__init__(every_kimg)
         self.wanted = every_kimg <= total_kimg
+
+    def due(self, trainer: Trainer) -> bool:
+        # The monitors may call it early; a run that is never evaluated is warned, and that is all.
+        return super().due(trainer) or (self.wanted and trainer.monitor.wants_evaluation)
 
     def act(self, trainer: Trainer) -> None:
         trainer.evaluate()

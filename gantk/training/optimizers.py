@@ -47,6 +47,8 @@ class Player:
         }
         self.parameters = list(self.named.values())
         self.optimizer = build_optimizer(settings, self.parameters)
+        self.scale = 1.0
+        """A factor on the learning rate beside the schedule's: rollbacks may lower it."""
         if settings.type == "sgd" and settings.momentum > 0:
             # PyTorch makes it at the first step, from memory that a withheld first step leaves uninitialised.
             for parameter in self.parameters:
@@ -57,7 +59,7 @@ class Player:
     def set_rate(self, images: int, total_kimg: float) -> None:
         factor = schedule_factor(self.settings.schedule, images, total_kimg)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * factor
+            group["lr"] = self.settings.lr * factor * self.scale
 
     @property
     def rate(self) -> float:

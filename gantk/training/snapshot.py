@@ -36,6 +36,8 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "images": trainer.images,
         "cursor": trainer.batches.cursor,
         "best": trainer.best,
+        "collapse": trainer.guard.state(),
+        "monitor": trainer.monitor.state(),
         "shape": trainer.sampler.shape.to_json(),
         "data_sha256": _data_sha256(trainer),
         "in_force": dict(trainer.runtime.describe()),
@@ -58,17 +60,16 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
                 "`--name`, or pass `--allow-changes`"
             )
         log.warning("resuming with other training images than those of %s", start.folder)
-    for name, module in runner.bare.items():
-        start.load_network(name, module)
-    for name, module in trainer.averaged.networks.items():
-        start.load_network(f"{name}.ema", module)
-    for player in runner.players.values():
-        player.load_state(start.tensors(f"optimizer.{player.name}"))
-    start.load_network("objective", trainer.objective)
+    restore_players(trainer, start)
+    trainer.guard.load_state(state.get("collapse", {}))
+    trainer.guard.apply_rates(trainer)
+    trainer.monitor.load_state(state.get("monitor", {}))
     runner.meter.load_state(start.tensors("meter"), runtime)
     trainer.step, trainer.images, trainer.batches.cursor = start.step, int(state["images"]), int(state["cursor"])
     if state["best"] and runtime.max(int(runtime.is_main and _has_best(trainer, start))):
         trainer.best = (str(state["best"][0]), float(state["best"][1]))
+    else:
+        trainer.guard.best_verdict = None
     if state["gradient_scaler"] and runtime.accelerator.scaler is not None:
         runtime.accelerator.scaler.load_state_dict(state["gradient_scaler"])
     load_random_state(runtime, start)
@@ -81,6 +82,21 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
                 was.get(key),
                 now.get(key),
             )
+
+
+def restore_players(trainer: Trainer, start: Checkpoint) -> None:
+    """Give the networks, their averages, the optimisers and the objective the state that they have in `start`.
+
+    Raises:
+        CheckpointError: where it is of other networks or optimisers.
+    """
+    for name, module in trainer.runner.bare.items():
+        start.load_network(name, module)
+    for name, module in trainer.averaged.networks.items():
+        start.load_network(f"{name}.ema", module)
+    for player in trainer.runner.players.values():
+        player.load_state(start.tensors(f"optimizer.{player.name}"))
+    start.load_network("objective", trainer.objective)
 
 
 def _data_sha256(trainer: Trainer) -> dict[str, str]:

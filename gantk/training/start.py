@@ -18,7 +18,7 @@ log = logging.getLogger("gantk")
 # (threads, device, number of processes) is announced when the checkpoint is loaded.
 _MAY_CHANGE = (
     *("train.kimg", "train.log_every_kimg", "train.threads", "train.device", "train.world_size", "train.compile"),
-    *("data.storage", "checkpoint.", "samples.", "evaluate.", "tracking.", "name"),
+    *("data.storage", "checkpoint.", "samples.", "evaluate.", "collapse.", "tracking.", "name"),
 )
 
 

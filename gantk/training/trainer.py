@@ -21,6 +21,7 @@ from gantk.training import snapshot
 from gantk.training.averaging import Averaged
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
+from gantk.training.collapse import CollapseGuard
 from gantk.training.hooks import (
     Checkpoints,
     Evaluation,
@@ -30,6 +31,7 @@ from gantk.training.hooks import (
     prune_checkpoints,
     stop_if_diverged,
 )
+from gantk.training.monitors import Monitor
 from gantk.training.phases import PhaseRunner
 from gantk.training.signals import Signals
 from gantk.training.start import find_start
@@ -61,6 +63,8 @@ class Trainer:
         self.best_is_new = False
         self._allow_changes = allow_changes
         self._saved_at: int | None = None
+        self.guard = CollapseGuard(config.collapse)
+        self.monitor = Monitor(config.train.log_every_kimg)
         self.signals = Signals()
         self._clock = (time.perf_counter(), 0)
         start = find_start(config, self.runtime, resume, allow_changes)
@@ -95,6 +99,7 @@ class Trainer:
         averaged = {name: self.objective.networks[name] for name in self.objective.averaged}
         self.averaged = Averaged(averaged, config.train.ema_half_life_kimg)
         self.runner = PhaseRunner(self.objective, runtime, config.train, config.optimizer)
+        self.guard.check(self.runner.players)
         streams = {
             name: Stream(dataset, config.seed, data.flip, runtime.device, runtime.dtype)
             for (name, dataset), data in zip(
@@ -150,6 +155,7 @@ class Trainer:
         records.write_json(self.folder / "environment.json", records.environment(self.runtime.describe()))
         self.status.update(step=self.step, kimg=self.kimg, resumed_from=str(start.folder) if start else None)
         self.tracker = Tracker.open(config, self.folder, resumed_kimg=kimg)
+        self.status.update(verdict=self.tracker.verdict, rollbacks=self.guard.rollbacks)
         if start is not None:
             log.info("resuming from %s", start.folder)
             for sentence in checkpoints.drop_newer(self.folder / "checkpoints", start.step):
@@ -233,15 +239,17 @@ class Trainer:
             generated_images(self.sampler, config.samples, f"{self.config.name}:{self.step}")
         )
         score = best_value(report, config.best_by)
-        if score is not None and is_better(score, self.best):
-            self.best, self.best_is_new = score, True
+        if score is not None and self.guard.prefers(report.verdict, is_better(score, self.best)):
+            self.best, self.best_is_new, self.guard.best_verdict = score, True, report.verdict
+        self.monitor.wants_evaluation = False
         if self.runtime.is_main:
             values = report.to_dict()
             records.write_json(self.folder / "eval" / f"{self.images:010d}.json", values)
             self.tracker.scores(self.kimg, values)
             self.progress.write(f"at {self.kimg:g} kimg\n{report.table()}")
-            self.status.update(verdict=report.verdict)
+            self.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])
         self._restart_clock()
+        self.guard.act(self, report)
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all; every process must call it.

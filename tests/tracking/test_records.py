@@ -36,6 +36,8 @@ def test_status_from_start_to_end(tmp_path: Path) -> None:
         "resumed_from": "checkpoints/step-00000010",
         "message": None,
         "verdict": None,
+        "reasons": None,
+        "rollbacks": 0,
         "pid": os.getpid(),
         "host": first["host"],
     }

@@ -1,0 +1,121 @@
+"""Cheap signs of collapse between evaluations: they judge nothing, but can call the evaluation that does."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gantk.training.trainer import Trainer
+
+log = logging.getLogger("gantk")
+
+SAMPLES = 64
+"""Fixed samples that are looked at each time."""
+REAL = 256
+"""Real images that they are compared with, once."""
+EVERY_KIMG = 2.0
+"""At most one look in so many thousand images: 64 samples through the generator alone are then below 1 % of the training."""
+CELLS = 8
+"""Images are compared on a grid of 8×8 means: a sign must be cheap, and noise must not count as variety."""
+DIVERSITY, DUPLICATES = 0.5, 0.2
+"""Signs: less than half of the real images' mean distance; a fifth of the samples as near to another as 1 % of the real."""
+REAL_BELIEF, FAKE_BELIEF = 0.99, 0.01
+"""A sign: the discriminator is certain of real and of generated images alike."""
+
+
+def coarse(samples: Tensor) -> Tensor:
+    """[N, C, H, W] → float32 [N, D]: means over a grid of at most 8×8 cells."""
+    cells = (min(CELLS, samples.shape[2]), min(CELLS, samples.shape[3]))
+    return F.adaptive_avg_pool2d(samples.float(), cells).flatten(1)
+
+
+def nearest(features: Tensor) -> Tensor:
+    """The distance of each row of [N, D] to its nearest other, [N]."""
+    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.fill_diagonal_(math.inf).amin(1)
+
+
+def mean_distance(features: Tensor) -> Tensor:
+    """The mean distance of two different rows of [N, D], a scalar."""
+    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.sum() / (len(features) * (len(features) - 1))
+
+
+class Monitor:
+    """Looks at a few fixed samples now and then, and at what the discriminator believes.
+
+    What it measures goes to the meter as tensors on the device and is read with everything else, so nothing waits for it.
+    All processes measure, and judge the means over processes: they come to the same conclusion.
+    """
+
+    def __init__(self, log_every_kimg: float) -> None:
+        self._log_every = log_every_kimg
+        self._every = max(1, math.ceil(EVERY_KIMG / log_every_kimg - 1e-9))
+        self._real: tuple[Tensor, Tensor] | None = None
+        self.armed = False
+        """Whether the samples have once been varied: before that, a lack of variety is nothing new."""
+        self.wants_evaluation = False
+
+    def state(self) -> dict[str, Any]:
+        return {"armed": self.armed, "wants_evaluation": self.wants_evaluation}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.armed, self.wants_evaluation = bool(state.get("armed")), bool(state.get("wants_evaluation"))
+
+    def due(self, images: int) -> bool:
+        """Whether this logging interval is one with a look; it depends on the number of images alone."""
+        return math.floor(images / (self._log_every * 1000) + 1e-9) % self._every == 0
+
+    @torch.no_grad()
+    def measure(self, trainer: Trainer) -> None:
+        """Adds `monitor/diversity` and `monitor/duplicates` to the meter, where a look is due."""
+        if not self.due(trainer.images):
+            return
+        if self._real is None:
+            self._real = self._look_at_real(trainer)
+        real_distance, near = self._real
+        samples = coarse(trainer.sampler.raw(np.arange(SAMPLES), trainer.sampler.labels(np.arange(SAMPLES))))
+        meter = trainer.runner.meter
+        meter.add("monitor/diversity", mean_distance(samples) / real_distance)
+        meter.add("monitor/duplicates", (nearest(samples) <= near).float().mean())
+
+    def _look_at_real(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
+        """The mean distance of real images, and that below which 1 % of them have a neighbour among as many as are looked at."""
+        count = min(REAL, len(trainer.dataset.train))
+        features = coarse(trainer.batches.main.take(torch.arange(count), None).images)
+        groups = features.split(min(SAMPLES, count))
+        distances = torch.cat([nearest(group) for group in groups if len(group) > 1])
+        return mean_distance(features).clamp_min(1e-12), distances.quantile(0.01)
+
+    def judge(self, values: Mapping[str, float]) -> str | None:
+        """From the values of a logging interval: the sign that calls for an evaluation now, in words, or None.
+
+        A sign calls once; then the samples must have been varied again.
+        """
+        signs = []
+        diversity, duplicates = values.get("monitor/diversity"), values.get("monitor/duplicates")
+        if diversity is not None and duplicates is not None:
+            if diversity < DIVERSITY:
+                signs.append(f"the fixed samples differ {diversity:.2g} times as much as real images do")
+            if duplicates > DUPLICATES:
+                signs.append(f"{duplicates:.0%} of the fixed samples are near-duplicates (1 % of real images are)")
+            if not signs and not self.armed:
+                self.armed = True
+        if self.armed:
+            for name, real in values.items():
+                if name.endswith("/real") and (phase := name.removesuffix("/real")) + "/fake" in values:
+                    fake = values[f"{phase}/fake"]
+                    if REAL_BELIEF <= real <= 1 and 0 <= fake <= FAKE_BELIEF:
+                        signs.append(f"the discriminator is certain (real {real:.3f}, generated {fake:.3f})")
+        if not self.armed or not signs:
+            return None
+        self.armed, self.wants_evaluation = False, True
+        return "; ".join(signs)

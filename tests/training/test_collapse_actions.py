@@ -1,0 +1,313 @@
+"""What follows from a verdict: alerts, a stop, a rollback; and the monitors that call an evaluation early."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gantk
+from gantk.config import load_config
+from gantk.errors import CollapseError, ConfigError
+from gantk.records import read_json
+from gantk.tracking import read_metrics
+from gantk.training.checkpoint import Checkpoint, read_best
+from gantk.training.collapse import CollapseGuard
+from gantk.training.monitors import SAMPLES, Monitor, coarse, mean_distance, nearest
+from gantk.training.trainer import Trainer
+
+EVERY_STEP = (
+    *("plugins=[scripted_verdicts]", "train.kimg=0.256", "evaluate.every_kimg=0.032", "train.log_every_kimg=0.032"),
+    *("checkpoint.every_kimg=99", "samples.every_kimg=99", "tracking.wandb=disabled", "tracking.progress=false"),
+)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the verdicts of a run, one evaluation after the other."""
+    original = Trainer._build_evaluator
+    monkeypatch.setattr(Trainer, "_build_evaluator", original)  # put back when the test is over
+    import scripted_verdicts
+
+    monkeypatch.setattr(Trainer, "_build_evaluator", lambda self: scripted_verdicts.Scripted(self))
+    return lambda verdicts: monkeypatch.setenv("SCRIPTED_VERDICTS", verdicts)
+
+
+def weights(folder: Path, rank: int = 0) -> list[tuple[int, float, float]]:
+    """Images, the generator's sum and the factor on its rate, at each evaluation."""
+    rows = [line.split(maxsplit=2) for line in (folder / f"weights-{rank}.txt").read_text().splitlines()]
+    return [(int(images), float(total), json.loads(scales)[0]) for images, total, scales in rows]
+
+
+def test_changes_of_the_verdict_are_told_once(
+    tiny: Path, script: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    script("ok ok suspect suspect collapsed collapsed inconclusive ok")
+    with caplog.at_level(logging.INFO, "gantk"):
+        run = gantk.train(tiny, *EVERY_STEP)
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if r.name.startswith("gantk.tracking")]
+    titles = [(level, text.split(":")[0]) for level, text in told if "samples at" in text]
+    assert titles == [
+        ("WARNING", "Mode collapse suspected"),
+        ("WARNING", "Mode collapse"),
+        ("INFO", "Verdict on collapse"),
+        ("INFO", "Verdict on collapse"),
+    ]
+    assert any("0.16 kimg are collapsed (it was suspect): scripted collapsed" in text for _, text in told)
+    status = read_json(run.folder / "status.json")
+    assert status is not None
+    assert (status["verdict"], status["reasons"], status["rollbacks"]) == ("ok", ["scripted ok"], 0)
+
+
+def test_a_resumed_run_remembers_its_verdict(
+    tiny: Path, script: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    script("collapsed")
+    gantk.train(tiny, *EVERY_STEP, "train.kimg=0.064")
+    caplog.clear()
+    gantk.train(tiny, *EVERY_STEP, "train.kimg=0.128")
+    assert not [r for r in caplog.records if "Mode collapse" in r.getMessage()]
+
+
+def test_the_best_is_a_healthy_one(tiny: Path, script: Callable[[str], None]) -> None:
+    script("collapsed:1 suspect:5 ok:9 ok:8 suspect:2 collapsed:0.5")
+    run = gantk.train(tiny, *EVERY_STEP, "checkpoint.keep=1")
+    best = read_best(run.folder / "checkpoints")
+    assert best is not None
+    assert (best["checkpoint"], best["value"]) == ("step-00000004", 8)
+
+
+def test_stop_ends_with_six_and_keeps_the_state(tiny: Path, script: Callable[[str], None]) -> None:
+    script("ok suspect collapsed")
+    with pytest.raises(
+        CollapseError, match=r"0\.096 kimg have collapsed \(scripted collapsed\).*--resume tiny@best"
+    ) as caught:
+        gantk.train(tiny, *EVERY_STEP, "collapse.action=stop")
+    assert caught.value.exit_code == 6
+    folder = Path(load_config(tiny).run_folder)
+    status = read_json(folder / "status.json")
+    assert status is not None
+    assert (status["state"], status["exit_code"], status["verdict"]) == ("failed", 6, "collapsed")
+    assert Checkpoint(folder / "checkpoints" / "step-00000003").step == 3
+
+
+def test_nothing_stops_before_its_time(tiny: Path, script: Callable[[str], None]) -> None:
+    script("collapsed collapsed ok")
+    run = gantk.train(tiny, *EVERY_STEP, "collapse.action=stop", "collapse.from_kimg=0.07")
+    assert run.kimg == pytest.approx(0.256)
+
+
+def test_rollback_plays_on_from_the_best_healthy_networks(tiny: Path, script: Callable[[str], None]) -> None:
+    script("ok:3 ok:2 suspect collapsed ok:2.5 collapsed ok ok")
+    settings = ("collapse.action=rollback", "collapse.learning_rate_factor=0.5", "checkpoint.keep=9")
+    run = gantk.train(tiny, *EVERY_STEP, *settings)
+    assert run.kimg == pytest.approx(0.256)  # the clock goes on
+    folder = run.folder / "checkpoints"
+    healthy, after = folder / "step-00000002", folder / "step-00000004"
+    for name in ("generator", "generator.ema", "discriminator", "optimizer.g", "optimizer.d"):
+        one, two = (load_file(place / f"{name}.safetensors") for place in (healthy, after))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+    state = Checkpoint(after).state
+    assert (state["step"], state["images"], state["cursor"]) == (4, 128, 128)
+    assert state["collapse"] == {"rollbacks": 1, "best_verdict": "ok"}
+    rows = read_metrics(run.folder)
+    points = Counter((row["progress/kimg"], name) for row in rows for name in row if name != "progress/kimg")
+    assert set(points.values()) == {1}  # every point once
+    assert [row["progress/kimg"] for row in rows] == sorted(row["progress/kimg"] for row in rows)
+    told = [row for row in rows if "collapse/rollbacks" in row]
+    assert [(row["collapse/rollbacks"], row["collapse/from_kimg"]) for row in told] == [(1, 0.064), (2, 0.064)]
+    rates = {row["progress/kimg"]: row["g/lr"] for row in rows if "g/lr" in row}
+    assert [round(rates[kimg] / rates[0.032], 3) for kimg in (0.128, 0.16, 0.192, 0.224)] == [1, 0.5, 0.5, 0.25]
+    status = read_json(run.folder / "status.json")
+    assert status is not None
+    assert status["rollbacks"] == 2
+    # Other images and other noise: the second time the same networks go elsewhere.
+    sums = {images: total for images, total, _ in weights(run.folder)}
+    assert sums[160] != sums[96]
+
+
+def test_rollbacks_are_counted_over_a_resume_and_bounded(tiny: Path, script: Callable[[str], None]) -> None:
+    settings = (
+        *EVERY_STEP,
+        "collapse.action=rollback",
+        "collapse.learning_rate_factor=0.5",
+        "collapse.max_rollbacks=2",
+    )
+    script("ok collapsed ok")
+    gantk.train(tiny, *settings, "train.kimg=0.096")
+    script("collapsed")
+    with pytest.raises(CollapseError, match=r"collapsed after 2 rollbacks"):
+        gantk.train(tiny, *settings)
+    folder = Path(load_config(tiny).run_folder)
+    assert weights(folder)[-1] == (160, weights(folder)[-1][1], 0.25)
+    assert read_json(folder / "status.json")["exit_code"] == 6  # type: ignore[index]
+
+
+def test_rollback_without_a_healthy_checkpoint_goes_on(
+    tiny: Path, script: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    script("collapsed")
+    run = gantk.train(tiny, *EVERY_STEP, "collapse.action=rollback", "train.kimg=0.064")
+    assert run.kimg == pytest.approx(0.064)
+    assert "no checkpoint was ever healthy" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_roll_back_together(tiny: Path, launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRIPTED_VERDICTS", "ok:1 ok:2 collapsed ok:3 collapsed collapsed")
+    settings = ("collapse.action=rollback", "collapse.max_rollbacks=2", "checkpoint.keep=9")
+    done = launch(2, "train", tiny, "-", *EVERY_STEP, *settings)
+    folder = Path(load_config(tiny).run_folder)
+    status = read_json(folder / "status.json")
+    assert status is not None, done.stderr
+    assert (status["exit_code"], status["rollbacks"], status["verdict"]) == (6, 2, "collapsed"), done.stderr
+    assert weights(folder, 0) == weights(folder, 1)
+    first, third = (load_file(folder / "checkpoints" / f"step-0000000{n}" / "generator.safetensors") for n in (1, 3))
+    assert all(torch.equal(first[key], third[key]) for key in first)
+    points = Counter((r["progress/kimg"], name) for r in read_metrics(folder) for name in r if name != "progress/kimg")
+    assert set(points.values()) == {1}
+
+
+# Monitors
+
+
+def test_distances_of_known_points() -> None:
+    points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
+    assert nearest(points).tolist() == pytest.approx([1, 18**0.5, 1])
+    assert mean_distance(points).item() == pytest.approx((5 + 1 + 18**0.5) / 3)
+    assert coarse(torch.ones(2, 3, 32, 32)).shape == (2, 3 * 64)
+    assert coarse(torch.ones(2, 2, 1, 1)).shape == (2, 2)
+
+
+def measured(tiny: Path, samples: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+    trainer = Trainer(load_config(tiny, ["tracking.wandb=disabled", "tracking.progress=false"]))
+    real = trainer.batches.main.take(torch.arange(1000, 1000 + SAMPLES), None).images
+    trainer.sampler.raw = lambda *_: samples(real)  # type: ignore[method-assign]
+    trainer.monitor.measure(trainer)
+    values = trainer.read_meter()
+    trainer._record_end(None)
+    return values
+
+
+def test_what_the_monitor_measures(tiny: Path) -> None:
+    varied = measured(tiny, lambda real: real)
+    assert varied["monitor/diversity"] == pytest.approx(1, abs=0.1)
+    assert varied["monitor/duplicates"] < 0.1
+    repeated = measured(tiny, lambda real: real[:8].repeat(8, 1, 1, 1))
+    assert repeated["monitor/duplicates"] == 1
+    flat = measured(tiny, lambda real: real.mean(0) + 0.1 * (real - real.mean(0)))
+    assert flat["monitor/diversity"] == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_sign_calls_once_and_only_after_variety() -> None:
+    monitor = Monitor(1.0)
+    good, bad = (
+        {"monitor/diversity": 0.9, "monitor/duplicates": 0.0},
+        {"monitor/diversity": 0.2, "monitor/duplicates": 0.5},
+    )
+    assert monitor.judge(bad) is None  # an untrained generator
+    assert monitor.judge(good) is None
+    assert not monitor.wants_evaluation
+    sign = monitor.judge(bad)
+    assert sign is not None
+    assert "differ 0.2 times as much" in sign
+    assert "50%" in sign
+    assert monitor.wants_evaluation
+    assert monitor.judge(bad) is None
+    assert monitor.judge(good) is None
+    certain = {"d/real": 0.995, "d/fake": 0.002, "g/fake": 0.002}
+    assert "the discriminator is certain" in str(monitor.judge(certain))
+    again = Monitor(1.0)
+    again.load_state(json.loads(json.dumps(monitor.state())))
+    assert again.state() == monitor.state()
+
+
+def test_looks_are_rare_enough_and_depend_on_the_images_alone() -> None:
+    assert [kimg for kimg in range(1, 9) if Monitor(1.0).due(kimg * 1000)] == [2, 4, 6, 8]
+    assert [step for step in range(1, 20) if Monitor(0.32).due(step * 320)] == [7, 14]
+    assert Monitor(5.0).due(5000)
+
+
+def test_a_sign_brings_the_evaluation_forward(
+    tiny: Path, script: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script("ok collapsed ok")
+    monkeypatch.setattr("gantk.training.monitors.EVERY_KIMG", 0.032)
+    monkeypatch.setattr(Monitor, "judge", lambda self, values: _call(self, values))
+    seen: list[dict[str, float]] = []
+
+    def _call(monitor: Monitor, values: dict[str, float]) -> str | None:
+        seen.append(dict(values))
+        if len(seen) == 3:
+            monitor.wants_evaluation = True
+            return "a sign"
+        return None
+
+    run = gantk.train(tiny, *EVERY_STEP, "evaluate.every_kimg=0.128")
+    evaluated = [row["progress/kimg"] for row in read_metrics(run.folder) if "eval/collapse" in row]
+    assert evaluated == [0.096, 0.128, 0.256]
+    assert all("monitor/diversity" in values for values in seen)
+
+
+def test_measuring_does_not_wait_for_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(load_config(tiny, ["tracking.wandb=disabled", "tracking.progress=false"]))
+    trainer.monitor.measure(trainer)  # the look at real images, once
+    samples = trainer.sampler.raw(np.arange(SAMPLES))
+    trainer.sampler.raw = lambda *_: samples  # type: ignore[method-assign]
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a value was read on the host")
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    trainer.monitor.measure(trainer)
+    monkeypatch.undo()
+    assert trainer.read_meter()["monitor/diversity"] > 0
+    trainer._record_end(None)
+
+
+def test_a_monitor_that_is_off_measures_nothing(tiny: Path) -> None:
+    run = gantk.train(tiny, "collapse.monitor=false", "train.kimg=4.48", "evaluate.every_kimg=99", "name=unwatched")
+    on = gantk.train(tiny, "train.kimg=4.48", "evaluate.every_kimg=99", "name=watched")
+    assert not any("monitor/diversity" in row for row in read_metrics(run.folder))
+    looked = [row for row in read_metrics(on.folder) if "monitor/diversity" in row]
+    assert [row["progress/kimg"] for row in looked] == [2.24, 4.48]
+    # It looks, and touches nothing.
+    ends = [
+        load_file(next((r.folder / "checkpoints").glob("step-00000140")) / "generator.safetensors") for r in (run, on)
+    ]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_the_guard_prefers_health_over_scores() -> None:
+    guard = CollapseGuard(load_config(Path(__file__).parents[2] / "configs" / "tiny.yaml").collapse)
+    assert guard.prefers("collapsed", True)
+    guard.best_verdict = "collapsed"
+    assert guard.prefers("suspect", False)
+    guard.best_verdict = "ok"
+    assert not guard.prefers("suspect", True)
+    assert guard.prefers("inconclusive", True)
+    assert not guard.prefers("ok", False)
+    assert guard.rate_factor("g") == 1
+
+
+def test_the_rates_of_single_optimisers_are_lowered(tiny: Path) -> None:
+    guard = CollapseGuard(load_config(tiny, ["collapse.learning_rate_factor={g: 0.1}"]).collapse)
+    guard.rollbacks = 2
+    assert guard.rate_factor("g") == pytest.approx(0.01)
+    assert guard.rate_factor("d") == 1
+    with pytest.raises(
+        ConfigError, match=r"`collapse\.learning_rate_factor\.e`: this objective has the optimisers d, g"
+    ):
+        gantk.train(tiny, "collapse.learning_rate_factor={e: 0.1}")
+    with pytest.raises(ConfigError, match="learning_rate_factor"):
+        load_config(tiny, ["collapse.learning_rate_factor=2"])
