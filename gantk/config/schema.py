@@ -238,7 +238,8 @@ class EvaluateConfig(Section):
     samples: int = Field(2000, ge=2)
     """Generated images for an evaluation during training."""
     metrics: tuple[str, ...] | None = None
-    """For example `[fid, is, kid]`. Default: those, or with no Inception weights at hand the weights-free tier."""
+    """For example `[fid, kid, coverage]`, see evaluation/README.md. Default: all that cost little, in Inception's features or,
+    with no weights at hand, in the weights-free tier's."""
     best_by: str | None = None
     """The metric that marks the best checkpoint. Default: the Fréchet distance of the tier in use."""
     batch_size: int = Field(100, ge=1)
