@@ -52,7 +52,11 @@ def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedIm
     )
 
 
-def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_size: int, **options: Any) -> Scores:
+EVALUATION_SEED = 0
+"""Not the run's: the classifier that it makes is the yardstick, and runs of other seeds are measured by the same one."""
+
+
+def build_evaluator(dataset: Dataset, *, device: torch.device, batch_size: int, **options: Any) -> Scores:
     """The evaluator of a dataset: its training images are the reference, its held-out images the floor and the null.
 
     Where the modes are known, what counts them: then the null is known too.
@@ -62,8 +66,10 @@ def build_evaluator(dataset: Dataset, *, device: torch.device, seed: int, batch_
             raise ConfigError(
                 "`--kid-subset-size` goes with KID, which is not computed where the modes are known: leave it out"
             )
-        return dataset.modes.evaluator(device=device, seed=seed, batch_size=batch_size, **options)
-    return Evaluator(dataset.train, dataset.heldout, device=device, seed=seed, batch_size=batch_size, **options)
+        return dataset.modes.evaluator(device=device, seed=EVALUATION_SEED, batch_size=batch_size, **options)
+    return Evaluator(
+        dataset.train, dataset.heldout, device=device, seed=EVALUATION_SEED, batch_size=batch_size, **options
+    )
 
 
 def check_best_by(best_by: str | None, metrics: tuple[str, ...] | None, evaluator: Scores) -> None:
@@ -121,7 +127,6 @@ def evaluate_checkpoint(
     evaluator = build_evaluator(
         dataset,
         device=place,
-        seed=sampler.seed,
         batch_size=config.evaluate.batch_size,
         progress=is_main,
         **options,

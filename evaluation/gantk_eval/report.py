@@ -86,7 +86,7 @@ class Report:
                 spread = f"{_number(entry['standard_error'])} (se)"
             elif entry.get("std") is not None:
                 spread = f"{_number(entry['std'])} (std)"
-            floor = "none (no held-out images)"
+            floor = f"none ({entry.get('none_because', {}).get('floor', 'no held-out images')})"
             if entry.get("floor") is not None:
                 floor = f"{_number(entry['floor'])} (n={entry['floor_n']:,})"
                 if entry.get("floor_low") is not None:

@@ -220,7 +220,6 @@ class Trainer:
         evaluator = build_evaluator(
             self.dataset,
             device=self.runtime.device,
-            seed=self.config.seed,
             batch_size=config.batch_size,
             metrics=config.metrics,
             progress=self.runtime.is_main and self.config.tracking.progress,

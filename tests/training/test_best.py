@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from gantk_eval import Report
+import torch
+from gantk_eval import ArrayImages, Report
 
-from gantk.scoring import best_value, is_better
+from gantk.scoring import best_value, build_evaluator, is_better
 
 
 def report(**values: float | None) -> Report:
@@ -45,3 +49,14 @@ def test_each_metric_is_ranked_its_own_way(name: str, up: bool) -> None:
     assert is_better((name, 1.0), (name, 2.0)) is not up
     assert is_better((name, 1.0), None)
     assert is_better((name, 1.0), ("another", 0.0)), "the metric has changed"
+
+
+def test_the_yardstick_does_not_depend_on_the_runs_seed() -> None:
+    # A classifier of another seed has other weights, and scores under other weights are not ranked.
+    assert "seed" not in inspect.signature(build_evaluator).parameters
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    dataset = SimpleNamespace(train=ArrayImages(pixels), heldout=ArrayImages(pixels), modes=None)
+    evaluator = build_evaluator(
+        dataset, device=torch.device("cpu"), batch_size=10, metrics=["fd_pixel_pca"], collapse=False
+    )
+    assert evaluator.evaluate(ArrayImages(pixels)).protocol["seed"] == 0
