@@ -28,6 +28,7 @@ TWO_DOMAINS = "extra_data={b: {source: digits, resolution: 8}}"
 QUICK = ("train.kimg=0.256", "evaluate.every_kimg=99", "train.log_every_kimg=0.032")
 GAMES = {
     "gan": (),
+    "test_lazy_r1": (),
     "test_two_domains": (TWO_DOMAINS,),
     "test_feature_matching": (),
 }
@@ -88,7 +89,6 @@ PLAYED: dict[str, tuple[str, ...]] = {
     "conditional": ("network={type: conditional_dcgan, width: 8, hidden_dim: 16}", "objective.augment=[color]"),
 }
 NOT_PLAYED = {
-    "test_lazy_r1": "as `lazy-r1`",
     "test_dropout": "its noise comes from each process's own generator",
     "test_poison": "its gradients are no numbers",
 }
