@@ -7,10 +7,14 @@ print(run.folder)
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_config", "train"]
+
+# Before PyTorch is imported, which takes seconds, in which a launcher can die: see `gantk.training.signals`.
+STARTED_BY = os.getppid()
 
 if TYPE_CHECKING:
     from gantk.api import train

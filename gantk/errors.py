@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "InterruptedRunError",
+    "PeerLostError",
     "PreemptedError",
     "UserError",
     "WeightsError",
@@ -39,6 +40,12 @@ class CollapseError(UserError):
     """The verdict is `collapsed`, and the caller asked to fail on it."""
 
     exit_code = 6
+
+
+class PeerLostError(UserError):
+    """Another process of the run has died."""
+
+    exit_code = 1
 
 
 class PreemptedError(UserError):

@@ -368,6 +368,15 @@ class Runtime:
         if self.world_size > 1:
             self.accelerator.wait_for_everyone()
 
+    def lost_a_peer(self, error: BaseException) -> bool:
+        """Whether `error` is what a collective ends with when another process, or its machine, has died."""
+        if self.world_size == 1 or not isinstance(error, RuntimeError):
+            return False
+        if isinstance(error, (dist.DistBackendError, dist.DistNetworkError)):
+            return True
+        text = str(error).lower()
+        return any(sign in text for sign in ("closed by peer", "reset by peer", "broken pipe", "gloo/transport"))
+
     def describe(self) -> Mapping[str, object]:
         return asdict(self.in_force)
 

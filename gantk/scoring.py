@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,21 +31,34 @@ class Scores(Protocol):
         """Scores, floors and verdict; all processes call it together."""
 
 
-def generated_images(sampler: Sampler, count: int, identity: str) -> GeneratedImages | GeneratedPoints:
+def generated_images(
+    sampler: Sampler, count: int, identity: str, before_each: Callable[[], None] = lambda: None
+) -> GeneratedImages | GeneratedPoints:
     """Samples 0 … count−1 as a set of images, or of points where that is what they are.
 
     Args:
         sampler: draws them.
         count: how many.
         identity: what tells this model from others, for example a checkpoint's manifest.
+        before_each: called before each chunk; what it raises ends the evaluation, on all processes.
     """
     if sampler.shape.extent is not None:
-        return GeneratedPoints(count, sampler.points, identity=f"{identity}:{sampler.seed}")
+
+        def points(indices: np.ndarray) -> np.ndarray:
+            before_each()
+            return sampler.points(indices)
+
+        return GeneratedPoints(count, points, identity=f"{identity}:{sampler.seed}")
     shape = (sampler.shape.resolution, sampler.shape.resolution, sampler.shape.channels)
     labels = sampler.labels(np.arange(count))
+
+    def generate(indices: np.ndarray) -> np.ndarray:
+        before_each()
+        return sampler.images(np.asarray(indices))
+
     return GeneratedImages(
         count=count,
-        generate=lambda indices: sampler.images(np.asarray(indices)),
+        generate=generate,
         shape=shape,
         labels=labels,
         identity=f"{identity}:{sampler.seed}",

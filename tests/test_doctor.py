@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import gantk
-from gantk import records
 from gantk.cli import app
 from gantk.config import Config, parse_config
 from gantk.doctor import examine
 from gantk.errors import UserError
+from gantk.training.run_lock import RunLock
 
 
 def make_config(**sections: Any) -> Config:
@@ -180,8 +181,9 @@ def test_what_the_launch_must_be_for_the_world_that_the_config_wants() -> None:
 # With a config that cannot
 
 
-def broken_pictures(pictures: Path) -> dict[str, Any]:
-    (pictures / "a" / "1.png").write_bytes((pictures / "a" / "1.png").read_bytes()[:60])
+def broken_pictures(pictures: Path, names: str = "1") -> dict[str, Any]:
+    for name in names:
+        (pictures / "a" / f"{name}.png").write_bytes((pictures / "a" / f"{name}.png").read_bytes()[:60])
     return {"data": {"source": "folder", "path": str(pictures)}}
 
 
@@ -199,9 +201,21 @@ def other_heldout(pictures: Path) -> dict[str, Any]:
     return {"data": {"source": "folder", "path": str(pictures), "heldout_path": str(pictures.parent / "heldout")}}
 
 
+HELD: list[RunLock] = []
+
+
 def being_trained(pictures: Path) -> dict[str, Any]:
-    records.Status(make_config().run_folder)
+    lock = RunLock(make_config().run_folder)
+    assert lock.acquire() is None
+    HELD.append(lock)
     return {}
+
+
+@pytest.fixture(autouse=True)
+def _released() -> Iterator[None]:
+    yield
+    while HELD:
+        HELD.pop().release()
 
 
 CASES: dict[str, tuple[Any, int, str]] = {
@@ -215,6 +229,11 @@ CASES: dict[str, tuple[Any, int, str]] = {
     "no labels": (unlabelled, 2, "the data has no labels"),
     "held-out classes": (other_heldout, 3, "unheard_of"),
     "hub offline": (lambda p: {"data": {"source": "hub", "path": "owner/name"}}, 3, "gantk prepare"),
+    "too many damaged": (
+        lambda p: {"data": {**broken_pictures(p, "12")["data"], "on_bad_image": "skip"}},
+        3,
+        "more than 1 of the 40",
+    ),
     "in use": (being_trained, 2, "is being trained"),
 }
 
@@ -231,6 +250,14 @@ def test_what_would_stop_the_run_stops_it(case: str, pictures: Path) -> None:
     with pytest.raises(UserError) as error:
         gantk.train(config)
     assert error.value.exit_code == code
+
+
+def test_damage_that_the_config_leaves_out_is_a_warning(pictures: Path) -> None:
+    config = make_config(data={**broken_pictures(pictures)["data"], "on_bad_image": "skip"})
+    found = examine(config)
+    assert found.exit_code == 0, found.text
+    assert "1 are left out" in line_of(found.text, "damaged images", "warning")
+    gantk.train(config)
 
 
 def test_half_precision_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

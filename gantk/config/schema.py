@@ -59,6 +59,11 @@ class DataConfig(Section):
     """Mirror half of the training images, drawn anew each time an image is seen."""
     limit: int | None = Field(None, ge=1)
     """Use only the first so many training images."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """A picture that cannot be decoded ends the run with exit code 3 and its name, or is left out (`skip`), counted and told.
+    With `storage: stream` that means reading all pictures once before the run starts."""
+    max_bad_images: float = Field(0.01, ge=0, le=1)
+    """`skip`: the share of pictures that may be left out (one always may). Beyond it the run ends after all."""
     storage: Literal["auto", "device", "memory", "disk", "stream"] = "auto"
     """Where the decoded images are kept: on the GPU, in memory, in a memory-mapped file, or nowhere (`stream`: decoded
     each time they are seen). `auto` takes the first that fits."""
@@ -198,6 +203,11 @@ class TrainConfig(Section):
         # YAML reads a bare `no` as false.
         return "no" if value is False else value
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When a loss or a gradient is no longer finite no weights are touched by it; then `stop` ends the run with exit code 5,
+    and `skip` goes on with the next step."""
+    max_skipped: int = Field(100, ge=0)
+    """`skip`: so many updates in all, and the run ends after all."""
     ema_half_life_kimg: float = Field(10.0, ge=0)
     """Half-life of the moving average of the generator's weights, in thousands of images. 0: no averaging."""
     channels_last: bool = True

@@ -32,6 +32,7 @@ from gantk_eval import cache_folder
 from gantk_eval.errors import DataError
 from tqdm import tqdm
 
+from gantk.data.damaged import Damaged, Tolerance
 from gantk.data.hashing import digest_of, read_json, sha256_of_file, write_json
 from gantk.data.sources import Item, Source
 from gantk.data.transform import Channels, Transform
@@ -57,6 +58,8 @@ class Decoded:
     images: np.ndarray
     labels: np.ndarray | None
     class_names: tuple[str, ...] | None
+    damaged: dict[int, str]
+    """The rows of `images` that hold nothing, with what was wrong with the picture."""
 
 
 def processors() -> int:
@@ -69,16 +72,21 @@ def entry_folder(source: Source, transform: Transform) -> Path:
     return cache_folder() / "data" / digest_of(source.fingerprint(), transform.identity())[:32]
 
 
-def open_decoded(source: Source, transform: Transform, *, progress: bool = False) -> Decoded:
+def open_decoded(source: Source, transform: Transform, *, tolerance: Tolerance, progress: bool = False) -> Decoded:
     """The decoded images, from the cache where they are there, else decoded now (and waited for, where
     another does it).
 
-    Raises DataError naming a damaged picture, NoRoomError where the disk is too small.
+    Raises DataError naming a damaged picture that `tolerance` does not allow, NoRoomError where the disk is too small.
     """
     folder = entry_folder(source, transform)
     found = _open_entry(folder)
-    if found is not None:
-        return found
+    if found is None:
+        found = _open_or_build(source, transform, folder, tolerance, progress)
+    Damaged(source, tolerance, found.damaged)
+    return found
+
+
+def _open_or_build(source: Source, transform: Transform, folder: Path, tolerance: Tolerance, progress: bool) -> Decoded:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{folder}.lock")
@@ -91,7 +99,7 @@ def open_decoded(source: Source, transform: Transform, *, progress: bool = False
             found = _open_entry(folder)
             if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
-                _build(source, transform, folder, progress)
+                _build(source, transform, folder, tolerance, progress)
                 found = _open_entry(folder)
         finally:
             lock.release()
@@ -119,10 +127,11 @@ def _open_entry(folder: Path) -> Decoded | None:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False) if "labels.npy" in meta["files"] else None
         names = meta["class_names"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        damaged = {int(index): str(message) for index, message in meta.get("damaged", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s is damaged (%s); decoding again", folder, error)
         return None
-    return Decoded(folder, images, labels, tuple(names) if names is not None else None)
+    return Decoded(folder, images, labels, tuple(names) if names is not None else None, damaged)
 
 
 def _verify(path: Path, told: dict[str, Any]) -> None:
@@ -140,15 +149,15 @@ def _verify(path: Path, told: dict[str, Any]) -> None:
         logger.debug("cannot set the time of %s", path)
 
 
-def _build(source: Source, transform: Transform, folder: Path, progress: bool) -> None:
+def _build(source: Source, transform: Transform, folder: Path, tolerance: Tolerance, progress: bool) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     labels, class_names = source.labels, source.class_names
-    channels = transform.channels or (1 if _first_is_grey(source, transform) else 3)
+    channels = transform.channels or (1 if _first_is_grey(source, transform, tolerance) else 3)
     try:
-        _write_images(source, transform, channels, partial / "images.npy", progress)
+        damaged = _write_images(source, transform, channels, partial / "images.npy", tolerance, progress)
     except _FoundColourError:
-        _write_images(source, transform, 3, partial / "images.npy", progress)
+        damaged = _write_images(source, transform, 3, partial / "images.npy", tolerance, progress)
     files = ["images.npy"]
     if labels is not None:
         np.save(partial / "labels.npy", labels)
@@ -166,29 +175,59 @@ def _build(source: Source, transform: Transform, folder: Path, progress: bool) -
         "transform": transform.identity(),
         "class_names": class_names,
         "files": written,
+        "damaged": damaged,
     }
+    (partial / "damaged.json").unlink(missing_ok=True)
     write_json(partial / "meta.json", meta)
     partial.rename(folder)
 
 
-def decide_channels(source: Source, transform: Transform) -> Channels:
-    """1 where every image is grey by its mode, else 3, which the first image in colour says."""
-    if _first_is_grey(source, transform):
+def look_through(source: Source, transform: Transform, tolerance: Tolerance) -> tuple[Channels, dict[int, str]]:
+    """Without keeping what is decoded: the channels (1 where every image is grey by its mode, else 3, which the first
+    image in colour says), and the damaged pictures, which takes reading all of them where `tolerance` lets them be left
+    out.
+    """
+    remembered_in = cache_folder() / "data" / f"{entry_folder(source, transform).name}.damaged.json"
+    known = read_json(remembered_in) if tolerance.skip else {}
+    if known:
+        found = {int(index): str(message) for index, message in known["damaged"].items()}
+        return (1 if known["channels"] == 1 else 3), Damaged(source, tolerance, found).found
+    damaged = Damaged(source, tolerance)
+    channels: Channels = transform.channels or (1 if _first_is_grey(source, transform, tolerance) else 3)
+    if tolerance.skip or (transform.channels is None and channels == 1):
         try:
-            if all(batch.shape[3] == 1 for batch in decoded_in_order(source, transform)):
-                return 1
+            for batch in decoded_in_order(source, transform, damaged=damaged):
+                if transform.channels is None and channels == 1 and batch.shape[3] == 3:
+                    raise _FoundColourError
         except _FoundColourError:
-            pass
-    return 3
+            channels = 3
+            if tolerance.skip:
+                for _ in decoded_in_order(source, replace(transform, channels=3), damaged=damaged):
+                    pass
+    if tolerance.skip:
+        try:
+            remembered_in.parent.mkdir(parents=True, exist_ok=True)
+            write_json(remembered_in, {"channels": channels, "damaged": damaged.found})
+        except OSError:
+            logger.debug("cannot remember what is damaged in %s", remembered_in)
+    return channels, damaged.found
 
 
-def _first_is_grey(source: Source, transform: Transform) -> bool:
-    return transform(next(source.items()), name=source.locate(0)).shape[2] == 1
+def _first_is_grey(source: Source, transform: Transform, tolerance: Tolerance) -> bool:
+    damaged = Damaged(source, tolerance)
+    for index, item in enumerate(source.items()):
+        try:
+            return transform(item, name=source.locate(index)).shape[2] == 1
+        except DataError as error:
+            damaged.note(index, error)
+    return False
 
 
-def _write_images(source: Source, transform: Transform, channels: Channels, path: Path, progress: bool) -> None:
-    """Appends to what an interrupted build left, if it is of the same shape. Plain writes: a full disk is
-    then an OSError, where it would kill a process that writes through a memory map.
+def _write_images(
+    source: Source, transform: Transform, channels: Channels, path: Path, tolerance: Tolerance, progress: bool
+) -> dict[int, str]:
+    """Appends to what an interrupted build left, if it is of the same shape, and returns what is damaged. Plain
+    writes: a full disk is then an OSError, where it would kill a process that writes through a memory map.
     """
     count, side = len(source), transform.resolution
     row = side * side * channels
@@ -205,6 +244,10 @@ def _write_images(source: Source, transform: Transform, channels: Channels, path
             f"where {free / 1e9:.2f} GB are free; make room, set $GANTK_CACHE to a folder on a larger disk, "
             "or set data.storage=stream"
         )
+    notes = path.with_name("damaged.json")
+    earlier = {int(index): str(message) for index, message in read_json(notes).items() if int(index) < done}
+    damaged = Damaged(source, tolerance, earlier)
+    told = len(damaged.found)
     if channels == 3:  # a guess of grey is left undecided, so that an image in colour is seen as one
         transform = replace(transform, channels=3)
     with (
@@ -215,29 +258,47 @@ def _write_images(source: Source, transform: Transform, channels: Channels, path
             file.write(header)
         file.seek(len(header) + done * row)
         file.truncate()
-        for pixels in decoded_in_order(source, transform, done):
+        for pixels in decoded_in_order(source, transform, done, damaged):
             if pixels.shape[3] != channels:
                 raise _FoundColourError
+            if len(damaged.found) > told:
+                # Before the rows that stand for them, so that who goes on after an interruption knows of them.
+                told = len(damaged.found)
+                write_json(notes, damaged.found)
             file.write(pixels.tobytes())
             bar.update(len(pixels))
         file.flush()
         os.fsync(file.fileno())
         if file.tell() != len(header) + count * row:
             raise DataError(f"{source.description} gave another number of images than the {count} it says it has")
+    return damaged.found
 
 
-def decoded_in_order(source: Source, transform: Transform, start: int = 0) -> Iterator[np.ndarray]:
+def decoded_in_order(
+    source: Source, transform: Transform, start: int = 0, damaged: Damaged | None = None
+) -> Iterator[np.ndarray]:
     """Batches uint8 [n, H, W, C] of the images from `start` on, decoded by a thread for each processor.
 
-    Raises DataError naming the first damaged picture, and _FoundColourError where `transform.channels` is
+    Damaged pictures are noted in `damaged`, and black. Raises DataError naming the first one where there is no
+    `damaged`, or where it allows no more, and _FoundColourError where `transform.channels` is
     None and a batch has both grey and RGB images.
     """
 
     def decode(first: int, items: list[Item]) -> np.ndarray:
-        images = [transform(item, name=source.locate(first + i)) for i, item in enumerate(items)]
-        if len({image.shape[2] for image in images}) > 1:
+        images: list[np.ndarray | None] = []
+        for index, item in enumerate(items, start=first):
+            try:
+                images.append(transform(item, name=source.locate(index)))
+            except DataError as error:
+                if damaged is None:
+                    raise
+                damaged.note(index, error)
+                images.append(None)
+        kinds = {image.shape[2] for image in images if image is not None} or {transform.channels or 1}
+        if len(kinds) > 1:
             raise _FoundColourError
-        return np.stack(images)
+        black = np.zeros((transform.resolution, transform.resolution, kinds.pop()), dtype=np.uint8)
+        return np.stack([black if image is None else image for image in images])
 
     items = source.items(start)
     threads = processors()

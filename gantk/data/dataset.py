@@ -14,7 +14,8 @@ import torch
 from gantk_eval.errors import DataError
 
 from gantk.config.schema import DataConfig
-from gantk.data.cache import NoRoomError, decide_channels, open_decoded
+from gantk.data.cache import NoRoomError, look_through, open_decoded
+from gantk.data.damaged import Damaged, Tolerance
 from gantk.data.sources import Source, open_sources
 from gantk.data.store import CachedPixels, Pixels, Storage, Store, StreamedPixels
 from gantk.data.transform import Channels, Transform
@@ -66,6 +67,8 @@ class _Opened:
     count: int
     labels: np.ndarray | None
     class_names: tuple[str, ...] | None
+    good: np.ndarray
+    """int64: the rows that are not damaged."""
 
 
 def open_dataset(
@@ -83,13 +86,15 @@ def open_dataset(
         return _open_made(config, seed, device, progress)
     train_source, heldout_source = open_sources(config, progress=progress)
     transform = Transform(config.resolution, config.channels)
-    train = _open(train_source, transform, config.storage, progress)
+    tolerance = Tolerance(config.on_bad_image == "skip", config.max_bad_images)
+    train = _open(train_source, transform, config.storage, tolerance, progress)
     height, width, channels = train.pixels.shape
-    everything = np.arange(train.count)
+    everything = train.good
     if heldout_source is None:
         heldout = train
-        heldout_rows = heldout_share(train.count, config.heldout_fraction, seed, train.labels)
-        if len(heldout_rows) >= train.count:
+        labels = None if train.labels is None else train.labels[everything]
+        heldout_rows = everything[heldout_share(len(everything), config.heldout_fraction, seed, labels)]
+        if len(heldout_rows) >= len(everything):
             raise DataError(
                 f"{train_source.description} holds {train.count} image, too few to set a held-out one apart; add images"
             )
@@ -98,9 +103,10 @@ def open_dataset(
         heldout_name = f"{train_source.description}, held-out share"
     else:
         decided: Channels = 1 if channels == 1 else 3
-        heldout = _open(heldout_source, replace(transform, channels=decided), config.storage, progress)
-        train_rows, heldout_rows = everything, np.arange(heldout.count)
+        heldout = _open(heldout_source, replace(transform, channels=decided), config.storage, tolerance, progress)
+        train_rows, heldout_rows = everything, heldout.good
         heldout_labels = _same_classes(train, heldout, heldout_source)
+        heldout_labels = None if heldout_labels is None else heldout_labels[heldout_rows]
         heldout_name = heldout_source.description
     train_rows = train_rows[: config.limit]
     train_labels = None if train.labels is None else train.labels[train_rows]
@@ -223,18 +229,29 @@ def heldout_share(count: int, fraction: float, seed: int, labels: np.ndarray | N
     return np.sort(order[places])
 
 
-def _open(source: Source, transform: Transform, storage: str, progress: bool) -> _Opened:
+def _open(source: Source, transform: Transform, storage: str, tolerance: Tolerance, progress: bool) -> _Opened:
     if storage != "stream":
         try:
-            decoded = open_decoded(source, transform, progress=progress)
+            decoded = open_decoded(source, transform, tolerance=tolerance, progress=progress)
         except NoRoomError as error:
             if storage != "auto":
                 raise
             logger.warning("%s; decoding images as they are seen instead, which is slower", str(error).split(";")[0])
         else:
-            return _Opened(CachedPixels(decoded), len(decoded.images), decoded.labels, decoded.class_names)
-    fixed = replace(transform, channels=transform.channels or decide_channels(source, transform))
-    return _Opened(StreamedPixels(source, fixed), len(source), source.labels, source.class_names)
+            good = _without(source, len(decoded.images), tolerance, decoded.damaged)
+            return _Opened(CachedPixels(decoded), len(decoded.images), decoded.labels, decoded.class_names, good)
+    channels, damaged = look_through(source, transform, tolerance)
+    good = _without(source, len(source), tolerance, damaged)
+    pixels = StreamedPixels(source, replace(transform, channels=channels))
+    return _Opened(pixels, len(source), source.labels, source.class_names, good)
+
+
+def _without(source: Source, count: int, tolerance: Tolerance, damaged: dict[int, str]) -> np.ndarray:
+    """The rows that are not damaged; says which are."""
+    sentence = Damaged(source, tolerance, damaged).sentence()
+    if sentence is not None:
+        logger.warning(sentence)
+    return np.setdiff1d(np.arange(count), np.array(sorted(damaged), dtype=np.int64))
 
 
 def _same_classes(train: _Opened, heldout: _Opened, source: Source) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gantk.data.damaged import Tolerance
 from gantk.doctor.page import Page, existing, readable
 from gantk.errors import ConfigError, DataError, UserError
 
@@ -28,9 +29,9 @@ def settings(page: Page, config: Config) -> None:
     """What the trainer checks before it opens the data."""
     import torch
 
-    from gantk.records import is_running
     from gantk.runs import newest_whole
     from gantk.runtime import choose_device, resolve_precision
+    from gantk.training.run_lock import RunLock
 
     train = config.train
     device = choose_device(train.device).type
@@ -53,9 +54,8 @@ def settings(page: Page, config: Config) -> None:
             f"{train.batch_size} does not divide by {train.world_size or gpus} processes × train.accumulation={train.accumulation}",
             f"train.batch_size={math.ceil(train.batch_size / share) * share}",
         )
-    if is_running(config.run_folder):
-        fault = ConfigError(f"{config.run_folder} is being trained now: wait, stop it, or give another `--name`")
-        return page.stops("run folder", fault)
+    if held := RunLock(config.run_folder).look():
+        return page.stops("run folder", ConfigError(held))
     newest, problems = newest_whole(config.run_folder)
     for problem in problems:
         page.say("warning", "checkpoint", problem)
@@ -107,9 +107,7 @@ def data_of(page: Page, name: str, data: DataConfig, config: Config) -> ImageSha
     page.say("ok", name, f"{report.train.count:,} images, at {data.resolution}×{data.resolution}×{shape.channels}")
     page.detail(report.table())
     if report.corrupt_count:
-        what = (report.train.corrupt + (report.heldout.corrupt if report.heldout else []))[0]
-        fault = DataError(f"{report.corrupt_count} damaged: {what}; replace or remove what is listed above")
-        page.stops("damaged images", fault)
+        _damaged(page, data, report)
     unknown = set(report.heldout.labels) - set(report.train.labels) if report.heldout and report.train.labels else set()
     if unknown:
         names = ", ".join(sorted(unknown)[:5])
@@ -174,6 +172,22 @@ def _shape(data: DataConfig, report: DataReport) -> ImageShape:
         resolution=data.resolution,
         class_names=tuple(labels) or None,
         class_shares=tuple(count / total for count in labels.values()) if total else None,
+    )
+
+
+def _damaged(page: Page, data: DataConfig, report: DataReport) -> None:
+    """What is damaged, and whether the config lets so much be left out."""
+    tolerance = Tolerance(data.on_bad_image == "skip", data.max_bad_images)
+    for split in filter(None, (report.train, report.heldout)):
+        most = tolerance.most(split.count)
+        if split.corrupt_count > most:
+            remedy = "replace or remove what is listed above, or set data.on_bad_image=skip"
+            if tolerance.skip:
+                remedy = f"more than {most} of the {split.count:,} pictures: replace or remove them, or raise data.max_bad_images"
+            page.stops("damaged images", DataError(f"{split.corrupt_count} damaged: {split.corrupt[0]}; {remedy}"))
+            return
+    page.say(
+        "warning", "damaged images", f"{report.corrupt_count} are left out", "replace or remove what is listed above"
     )
 
 

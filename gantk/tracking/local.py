@@ -23,7 +23,7 @@ class MetricsFile:
     """`metrics.jsonl`, open for appending. Each row is one write, so that a kill leaves at most one broken
     line."""
 
-    def __init__(self, folder: Path, *, keep_kimg: float | None) -> None:
+    def __init__(self, folder: Path, *, keep_kimg: float | None, scores_due: bool = False) -> None:
         """Opens `folder/metrics.jsonl`.
 
         Args:
@@ -31,6 +31,7 @@ class MetricsFile:
             keep_kimg: Rows beyond so many kimg, and lines that a kill left half-written, are dropped first,
                 atomically. None: the file starts empty. `math.inf`: nothing is dropped, not even a broken
                 line, so that another process may be appending too.
+            scores_due: Scores of training at `keep_kimg` itself are dropped, too.
 
         Raises:
             UserError: where the file cannot be written.
@@ -41,7 +42,7 @@ class MetricsFile:
             if keep_kimg is None:
                 self.path.unlink(missing_ok=True)
             elif not math.isinf(keep_kimg):
-                _keep(self.path, keep_kimg)
+                _keep(self.path, keep_kimg, scores_due)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open for as long as the run
         except OSError as error:
             raise _cannot_write(self.path, error) from error
@@ -76,7 +77,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [row for row in map(_parse, lines) if row is not None]
 
 
-def _keep(path: Path, kimg: float) -> None:
+def _keep(path: Path, kimg: float, scores_due: bool) -> None:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -84,7 +85,10 @@ def _keep(path: Path, kimg: float) -> None:
     kept = []
     for line in data.splitlines():
         row = _parse(line)
-        if row is not None and row.get(KIMG, 0.0) <= kimg + _HALF_AN_IMAGE:
+        if row is None or row.get(KIMG, 0.0) > kimg + _HALF_AN_IMAGE:
+            continue
+        again = scores_due and row.get(KIMG, 0.0) >= kimg - _HALF_AN_IMAGE and any(k.startswith("eval/") for k in row)
+        if not again:
             kept.append(line + b"\n")
     if b"".join(kept) != data:
         write_atomic(path, b"".join(kept))

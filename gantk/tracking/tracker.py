@@ -35,7 +35,9 @@ class Tracker:
         """Of the latest evaluation."""
 
     @classmethod
-    def open(cls, config: Config, folder: Path, *, resumed_kimg: float | None = None) -> Tracker:
+    def open(
+        cls, config: Config, folder: Path, *, resumed_kimg: float | None = None, scores_due: bool = False
+    ) -> Tracker:
         """Opens every tracker that `config.tracking` asks for.
 
         Args:
@@ -44,6 +46,8 @@ class Tracker:
             resumed_kimg: Where a resumed run goes on from, in thousands of images: rows of `metrics.jsonl`
                 beyond it are dropped, so that no point stands twice, and W&B goes on in the same run. None: a
                 new run, which replaces the files of an earlier one.
+            scores_due: The evaluation at `resumed_kimg` is about to be made up for: a row that a killed attempt
+                left of it is dropped as well.
 
         Raises:
             ConfigError: where TensorBoard is asked for and not installed.
@@ -54,7 +58,7 @@ class Tracker:
             from gantk.tracking.tensorboard_files import TensorboardFiles
 
             sinks.append(TensorboardFiles(folder, resumed_kimg=resumed_kimg))
-        metrics = MetricsFile(folder, keep_kimg=resumed_kimg)
+        metrics = MetricsFile(folder, keep_kimg=resumed_kimg, scores_due=scores_due)
 
         from gantk.tracking.wandb_run import WandbRun
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gantk.errors import CheckpointError
+from gantk.records import write_json
+
+log = logging.getLogger("gantk")
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -91,6 +95,32 @@ def write(folder: Path, *, tensors: Mapping[str, Mapping[str, Tensor]], state: M
             aside.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"could not write the checkpoint {folder}: {error}") from error
+
+
+def store(
+    folder: Path,
+    name: str,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    config: str,
+    best: tuple[str, float] | None,
+    keep: int,
+) -> None:
+    """Write the checkpoint `name` into `folder`, mark it as the best where it is, and only then delete old ones.
+
+    Args:
+        tensors, state, config: as for `write`.
+        best: the metric and the value that make it the best.
+        keep: how many of the newest to keep.
+
+    Raises:
+        CheckpointError: when it cannot be written. A retention that fails to delete is warned of.
+    """
+    write(folder / name, tensors=tensors, state=state, config=config)
+    if best is not None:
+        write_best(folder, name, *best)
+    for problem in prune(folder, keep):
+        log.warning(problem)
 
 
 class Checkpoint:
@@ -187,10 +217,15 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def write_best(folder: Path, name: str, metric: str, value: float) -> None:
-    """Point `best.json` at the checkpoint `name`."""
-    temporary = folder / ".best.json.partial"
-    temporary.write_text(json.dumps({"checkpoint": name, "metric": metric, "value": value}))
-    temporary.replace(folder / "best.json")
+    """Point `best.json` at the checkpoint `name`.
+
+    Raises:
+        CheckpointError: when it cannot be written.
+    """
+    try:
+        write_json(folder / "best.json", {"checkpoint": name, "metric": metric, "value": value})
+    except OSError as error:
+        raise CheckpointError(f"could not write {folder / 'best.json'}: {error}") from error
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
@@ -199,6 +234,14 @@ def read_best(folder: Path) -> dict[str, Any] | None:
         return best if _NAME.fullmatch(best["checkpoint"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def recover(folder: Path) -> None:
+    """Put back what a save that was killed had set aside and not yet replaced."""
+    for aside in folder.glob(".step-*.old.partial"):
+        match = _NAME.match(aside.name, 1)
+        if match and not (folder / match[0]).exists():
+            aside.rename(folder / match[0])
 
 
 def drop_newer(folder: Path, step: int) -> list[str]:
@@ -217,8 +260,12 @@ def drop_newer(folder: Path, step: int) -> list[str]:
 
 
 def _delete(path: Path) -> str | None:
+    # Out of sight first: who is killed in the midst of deleting leaves no half of a checkpoint.
+    hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.deleted.partial")
     try:
-        shutil.rmtree(path)
+        if hidden != path:
+            path.rename(hidden)
+        shutil.rmtree(hidden)
     except OSError as error:
         return f"could not delete the old checkpoint {path}: {error}"
     return None
@@ -234,4 +281,6 @@ def prune(folder: Path, keep: int) -> list[str]:
     kept = {path.name for path in checkpoints_in(folder)[-keep:]} | ({best["checkpoint"]} if best else set())
     doomed = [path for path in checkpoints_in(folder) if path.name not in kept]
     doomed += [path for path in folder.glob(".step-*.partial") if path.is_dir()]
+    for left in folder.glob(".best.json.*.part"):
+        left.unlink(missing_ok=True)
     return [problem for path in doomed if (problem := _delete(path))]

@@ -90,6 +90,7 @@ class CollapseGuard:
                 self._roll_back(trainer, reason)
                 return
         trainer.save()
+        trainer.await_save()
         again = f" after {self.rollbacks} rollbacks" if self.rollbacks else ""
         raise CollapseError(
             f"the samples at {trainer.kimg:g} kimg have collapsed{again} ({reason}), and `collapse.action` is {action}: "
@@ -97,6 +98,8 @@ class CollapseGuard:
         )
 
     def _roll_back(self, trainer: Trainer, reason: str) -> None:
+        # What is the best may still be under way to the disk.
+        trainer.await_save()
         folder = trainer.folder / "checkpoints"
         best = checkpoints.read_best(folder)
         if best is None:
@@ -118,6 +121,7 @@ class CollapseGuard:
             )
         # At once: a run that is killed now must not go on from the collapsed networks.
         trainer.save()
+        trainer.await_save()
 
     def apply_rates(self, trainer: Trainer) -> None:
         """Set what the rollbacks so far make of the learning rates."""

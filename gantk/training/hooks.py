@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
-from gantk.errors import DivergedError
-from gantk.training import checkpoint as checkpoints
+from gantk.training.nonfinite import settle
 
 if TYPE_CHECKING:
     from gantk.training.trainer import Trainer
@@ -52,29 +48,16 @@ class Logging(Hook):
         trainer.objective.after_step(trainer.images, values)
         rates = {f"{name}/lr": player.rate for name, player in trainer.runner.players.items()}
         values = {**values, **rates, "speed/images_per_second": speed}
+        if trainer.config.train.on_nonfinite == "skip":
+            values |= {f"{name}/skipped": count for name, count in trainer.runner.watch.counts().items()}
         if trainer.runtime.is_main:
             trainer.tracker.log(trainer.kimg, values)
             trainer.progress.update(trainer.kimg, {name: v for name, v in values.items() if name.endswith("/loss")})
-        stop_if_diverged(trainer, values)
+        settle(trainer, values)
         if watched and (sign := trainer.monitor.judge(values)) and trainer.runtime.is_main:
             log.warning("a sign of collapse at %g kimg: %s", trainer.kimg, sign)
         if trainer.runtime.is_main:
             trainer.status.update(step=trainer.step, kimg=trainer.kimg)
-
-
-def stop_if_diverged(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Raises `DivergedError` where an update was withheld, or a loss among the interval's `values` is not finite."""
-    names = list(trainer.runner.nonfinite)
-    withheld = torch.stack([trainer.runner.nonfinite[name] for name in names]).tolist()
-    for name, count in zip(names, withheld, strict=True):
-        loss = values.get(f"{name}/loss", 0.0)
-        if count > 0 or not math.isfinite(loss):
-            phase = next(p for p in trainer.objective.phases if p.name == name)
-            raise DivergedError(
-                f"phase `{name}` (which trains {', '.join(phase.trains)}) had a loss or gradient that is not finite by "
-                f"{trainer.kimg:g} kimg; no weights were touched by it: lower `optimizer.phases.{phase.plays_with}.lr`, "
-                "or set `clip_norm` there"
-            )
 
 
 class Grids(Hook):
@@ -115,8 +98,3 @@ class Checkpoints(Hook):
     def due(self, trainer: Trainer) -> bool:
         # An evaluation that found the best model so far has its checkpoint at once, or there would be none of it.
         return super().due(trainer) or trainer.best_is_new
-
-
-def prune_checkpoints(trainer: Trainer) -> None:
-    for problem in checkpoints.prune(trainer.folder / "checkpoints", trainer.config.checkpoint.keep):
-        log.warning(problem)

@@ -68,6 +68,10 @@ class Player:
     def gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
+    def names_with_gradient(self) -> list[str]:
+        """The names of the parameters that `gradients` speaks of, as `network.parameter`."""
+        return [name for name, parameter in self.named.items() if parameter.grad is not None]
+
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, as `network.parameter|key`."""
         state = {}

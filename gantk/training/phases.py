@@ -15,13 +15,14 @@ from gantk.objectives import Objective, Phase
 from gantk.runtime import Runtime
 from gantk.training.batches import Batches
 from gantk.training.meter import Meter
+from gantk.training.nonfinite import Watch
 from gantk.training.optimizers import Player
 
 
-def total_norm(gradients: list[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together, in float32 or wider, without leaving the device."""
+def norms_of(gradients: list[Tensor]) -> Tensor:
+    """The 2-norm of each gradient, in float32 or wider, without leaving the device."""
     wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wide)))
+    return torch.stack(torch._foreach_norm(wide))
 
 
 class PhaseRunner:
@@ -43,8 +44,7 @@ class PhaseRunner:
         self.wrapped = {name: runtime.distribute(self.bare[name]) for name in self.bare if name in trained}
         for player in self.players.values():
             player.prepared = runtime.accelerator.prepare_optimizer(player.optimizer)
-        self.nonfinite = {phase.name: torch.zeros((), device=runtime.device) for phase in objective.phases}
-        """Updates withheld so far, by phase, on the device."""
+        self.watch = Watch(objective.phases, runtime.device)
 
     @staticmethod
     def _check(objective: Objective, train: TrainConfig, optimizer: OptimizerConfig) -> None:
@@ -82,7 +82,8 @@ class PhaseRunner:
                 with self.runtime.accumulating(trained, last=number == self.train.accumulation):
                     with accelerator.autocast():
                         terms = phase.loss(networks, batch)
-                    accelerator.backward(terms.loss * (phase.every / self.train.accumulation))
+                    loss = self.watch.guard(phase.name, terms.loss)
+                    accelerator.backward(loss * (phase.every / self.train.accumulation))
                 for name, value in terms.log.items():
                     self.meter.add(f"{phase.name}/{name}", value)
             self._update(phase, player)
@@ -90,6 +91,13 @@ class PhaseRunner:
                 phase.after_update(self.bare)
             for name in phase.trains:
                 layers.after_update(self.bare[name])
+
+    def replay(self, phase: Phase, step: int, batches: Batches) -> None:
+        """The phase's forward pass once more, on the images drawn last, for whoever watches the layers."""
+        with self._playing(phase):
+            for batch in batches.next(phase.name, step, 0, new=False):
+                with self.runtime.accelerator.autocast():
+                    phase.loss(self.bare, batch)
 
     @contextlib.contextmanager
     def _playing(self, phase: Phase) -> Iterator[None]:
@@ -104,7 +112,8 @@ class PhaseRunner:
         if scaled:
             self.runtime.accelerator.unscale_gradients(player.prepared)
         gradients = player.gradients()
-        norm = total_norm(gradients)
+        norms = norms_of(gradients)
+        norm = torch.linalg.vector_norm(norms)
         self.meter.add(f"{phase.name}/grad_norm", norm)
         if player.settings.clip_norm is not None:
             shrink = (player.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -113,8 +122,7 @@ class PhaseRunner:
             # The gradient scaler withholds the update itself, lowers its scale, and goes on: that is its way.
             player.prepared.step()
         else:
-            withheld = (~norm.isfinite()).float()
-            self.nonfinite[phase.name] += withheld
+            withheld = self.watch.flag(phase.name, player.names_with_gradient(), norms, norm)
             if getattr(player.optimizer, "_step_supports_amp_scaling", False):
                 player.optimizer.found_inf = withheld  # type: ignore[attr-defined]
                 player.prepared.step()

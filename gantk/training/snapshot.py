@@ -20,7 +20,10 @@ log = logging.getLogger("gantk")
 
 
 def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """For each file's stem its tensors by name, as they are and not copied, and `state.json`; every process must call it."""
+    """Copies in host memory for each file's stem, by name (on the main process), and `state.json`.
+
+    Every process must call it, for some of it is gathered.
+    """
     runner = trainer.runner
     tensors = {**gather_random_states(trainer.runtime), "meter": runner.meter.state(trainer.runtime)}
     for name, module in runner.bare.items():
@@ -38,12 +41,22 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "best": trainer.best,
         "collapse": trainer.guard.state(),
         "monitor": trainer.monitor.state(),
+        "evaluation_due": trainer.evaluation_due,
+        "skipped": dict(runner.watch.skipped),
         "shape": trainer.sampler.shape.to_json(),
         "data_sha256": _data_sha256(trainer),
+        "data": trainer.dataset.description,
         "in_force": dict(trainer.runtime.describe()),
         "gradient_scaler": None if scaler is None else scaler.state_dict(),
     }
-    return tensors, state
+    if not trainer.runtime.is_main:
+        return {}, state
+    # `copy`: training goes on to change what is in host memory already.
+    copies = {
+        stem: {name: value.detach().to("cpu", copy=True) for name, value in values.items()}
+        for stem, values in tensors.items()
+    }
+    return copies, state
 
 
 def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
@@ -56,8 +69,8 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
     if state["data_sha256"] != _data_sha256(trainer):
         if not allow_changes:
             raise CheckpointError(
-                f"the training images are not those of {start.folder}: take the old ones, start anew with another "
-                "`--name`, or pass `--allow-changes`"
+                f"the training images are not those of {start.folder} (then: {state.get('data', 'not recorded')}; now: "
+                f"{trainer.dataset.description}): take the old ones, start anew with another `--name`, or pass `--allow-changes`"
             )
         log.warning("resuming with other training images than those of %s", start.folder)
     restore_players(trainer, start)
@@ -66,6 +79,8 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
     trainer.monitor.load_state(state.get("monitor", {}))
     runner.meter.load_state(start.tensors("meter"), runtime)
     trainer.step, trainer.images, trainer.batches.cursor = start.step, int(state["images"]), int(state["cursor"])
+    runner.watch.skipped.update(state.get("skipped", {}))
+    trainer.evaluation_due = bool(state.get("evaluation_due"))
     if state["best"] and runtime.max(int(runtime.is_main and _has_best(trainer, start))):
         trainer.best = (str(state["best"][0]), float(state["best"][1]))
     else:

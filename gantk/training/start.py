@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from gantk import records
 from gantk.config import Config, differences, load_config
 from gantk.config.loading import indivisible
 from gantk.errors import CheckpointError, ConfigError
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
-from gantk.training.checkpoint import Checkpoint
+from gantk.training.checkpoint import Checkpoint, recover
+from gantk.training.run_lock import RunLock
 
 log = logging.getLogger("gantk")
 
@@ -18,22 +19,53 @@ log = logging.getLogger("gantk")
 # (threads, device, number of processes) is announced when the checkpoint is loaded.
 _MAY_CHANGE = (
     *("train.kimg", "train.log_every_kimg", "train.threads", "train.device", "train.world_size", "train.compile"),
-    *("data.storage", "checkpoint.", "samples.", "evaluate.", "collapse.", "tracking.", "name"),
+    *("train.on_nonfinite", "train.max_skipped"),
+    *(
+        "data.storage",
+        "data.on_bad_image",
+        "data.max_bad_images",
+        "checkpoint.",
+        "samples.",
+        "evaluate.",
+        "collapse.",
+        "tracking.",
+        "name",
+    ),
 )
+
+
+def check_batch(config: Config, runtime: Runtime) -> None:
+    """Raises `ConfigError` for a batch that cannot be cut for the processes there are."""
+    if problem := indivisible(config, runtime.world_size):
+        raise ConfigError(problem)
+
+
+def take_lock(folder: Path, runtime: Runtime) -> RunLock:
+    """The run's lock, held by the main process.
+
+    Raises:
+        ConfigError: on all processes, where another trainer has it, or the folder cannot be written.
+    """
+    lock = RunLock(folder)
+    try:
+        held = lock.acquire() if runtime.is_main else None
+    except OSError as error:
+        held = f"cannot write to the run's folder {folder}: {error.strerror}; mend that, or set $GANTK_RUNS to another place"
+    if runtime.max(int(held is not None)):
+        raise ConfigError(held or f"run {folder} is being trained by another process")
+    return lock
 
 
 def find_start(config: Config, runtime: Runtime, resume: str, allow_changes: bool) -> Checkpoint | None:
     """The checkpoint to go on from, if any. Nothing is written before this is known.
 
     Raises:
-        ConfigError: for a run that is there and must not be, or that another process trains.
+        ConfigError: for a run that is there and must not be.
         CheckpointError: for one that is damaged, or of another config (unless `allow_changes`).
     """
-    if problem := indivisible(config, runtime.world_size):
-        raise ConfigError(problem)
     folder = config.run_folder
-    if runtime.is_main and records.is_running(folder):
-        raise ConfigError(f"run {folder} is being trained by another process: wait, stop it, or give another `--name`")
+    if runtime.is_main:
+        recover(folder / "checkpoints")
     runtime.barrier()
     if resume == "never":
         if (folder / "config.yaml").is_file():

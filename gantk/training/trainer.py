@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import time
+from collections.abc import Iterator
 
 import torch
 
 from gantk import records
 from gantk.config import Config, dump_yaml
 from gantk.data import Dataset, open_dataset
-from gantk.errors import DataError, InterruptedRunError, PreemptedError
+from gantk.errors import CheckpointError, DataError, PeerLostError, UserError
 from gantk.progress import Progress
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
@@ -19,6 +22,7 @@ from gantk.tracking import Tracker
 from gantk.training import checkpoint as checkpoints
 from gantk.training import snapshot
 from gantk.training.averaging import Averaged
+from gantk.training.background import Background
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
 from gantk.training.collapse import CollapseGuard
@@ -28,15 +32,16 @@ from gantk.training.hooks import (
     Grids,
     Hook,
     Logging,
-    prune_checkpoints,
-    stop_if_diverged,
 )
 from gantk.training.monitors import Monitor
+from gantk.training.nonfinite import Buffers, settle
 from gantk.training.phases import PhaseRunner
-from gantk.training.signals import Signals
-from gantk.training.start import find_start
+from gantk.training.signals import Signals, Stopped
+from gantk.training.start import check_batch, find_start, take_lock
 
 log = logging.getLogger("gantk")
+
+_SAVE_FAILED = 3  # weightier than any signal
 
 
 class Trainer:
@@ -61,22 +66,34 @@ class Trainer:
         """Real images seen, by the first phase's count; what all intervals and schedules go by."""
         self.best: tuple[str, float] | None = None
         self.best_is_new = False
+        self.evaluation_due = False
+        """Whether a signal ended an evaluation, which is then made up for when the run goes on."""
         self._allow_changes = allow_changes
         self._saved_at: int | None = None
         self.guard = CollapseGuard(config.collapse)
         self.monitor = Monitor(config.train.log_every_kimg)
         self.signals = Signals()
+        self._background = Background()
         self._clock = (time.perf_counter(), 0)
-        start = find_start(config, self.runtime, resume, allow_changes)
-        if self.runtime.is_main:
-            records.open_log(self.folder)
-            log.info("run %s: %s", config.name, self.runtime.in_force.sentence())
-            self.status = records.Status(self.folder)
-        try:
-            self._prepare(start)
-        except BaseException as error:
-            self._record_end(error)
-            raise
+        check_batch(config, self.runtime)
+        with self.signals.watched():
+            self._lock = take_lock(self.folder, self.runtime)
+            try:
+                start = find_start(config, self.runtime, resume, allow_changes)
+            except BaseException:
+                self._lock.release()
+                raise
+            if self.runtime.is_main:
+                records.open_log(self.folder)
+                log.info("run %s: %s", config.name, self.runtime.in_force.sentence())
+                self.status = records.Status(self.folder)
+                self.signals.last_words = lambda error: self.status.finish(*records.outcome(error), str(error))
+            with self._recording_the_end():
+                try:
+                    with self.signals.interrupting():
+                        self._prepare(start)
+                except Stopped:
+                    raise self.signals.error(self.signals.urgency, "before the first step") from None
 
     # Before the first step
 
@@ -124,6 +141,7 @@ class Trainer:
             snapshot.restore(self, start, self._allow_changes)
         else:
             self._setup_objective()
+        self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values()])
         self.hooks: list[Hook] = [
             Logging(config.train.log_every_kimg),
             Grids(config.samples.every_kimg),
@@ -154,7 +172,7 @@ class Trainer:
         (self.folder / "config.yaml").write_text(dump_yaml(config))
         records.write_json(self.folder / "environment.json", records.environment(self.runtime.describe()))
         self.status.update(step=self.step, kimg=self.kimg, resumed_from=str(start.folder) if start else None)
-        self.tracker = Tracker.open(config, self.folder, resumed_kimg=kimg)
+        self.tracker = Tracker.open(config, self.folder, resumed_kimg=kimg, scores_due=self.evaluation_due)
         self.status.update(verdict=self.tracker.verdict, rollbacks=self.guard.rollbacks)
         if start is not None:
             log.info("resuming from %s", start.folder)
@@ -174,18 +192,16 @@ class Trainer:
 
     def train(self) -> None:
         """Train to the end, and record how it ended."""
-        try:
-            with self.signals.watched():
-                self._clock = (time.perf_counter(), self.images)
-                while not self.finished:
-                    self.train_step()
-                    for hook in self.hooks:
-                        hook.after_step(self)
-                    self._stop_if_asked()
-        except BaseException as error:
-            self._record_end(error)
-            raise
-        self._record_end(None)
+        with self.signals.watched(), self._recording_the_end():
+            self._make_up_evaluation()
+            self._clock = (time.perf_counter(), self.images)
+            while not self.finished:
+                self.train_step()
+                for hook in self.hooks:
+                    hook.after_step(self)
+                self._stop_if_asked()
+            self.await_save()
+            self._record_end(None)
 
     def train_step(self) -> None:
         """One step of the whole game."""
@@ -228,15 +244,29 @@ class Trainer:
         return evaluator
 
     def evaluate(self) -> None:
-        """Score the averaged networks on all processes; mark the best."""
+        """Score the averaged networks on all processes; mark the best.
+
+        A signal ends it: it is then due when the run goes on.
+        """
         from gantk.scoring import best_value, generated_images, is_better
 
+        settle(self, {})
         config = self.config.evaluate
         if self._evaluator is None:
             self._evaluator = self._build_evaluator()
-        report = self._evaluator.evaluate(
-            generated_images(self.sampler, config.samples, f"{self.config.name}:{self.step}")
+        images = generated_images(
+            self.sampler, config.samples, f"{self.config.name}:{self.step}", before_each=self.signals.check
         )
+        self.evaluation_due = True
+        try:
+            # Several processes leave it together, between two chunks of samples; one leaves it anywhere.
+            with self.signals.interrupting() if self.runtime.world_size == 1 else contextlib.nullcontext():
+                report = self._evaluator.evaluate(images)
+        except (Stopped, RuntimeError) as error:
+            if self.signals.is_stop(error):
+                return
+            raise
+        self.evaluation_due = False
         score = best_value(report, config.best_by)
         if score is not None and self.guard.prefers(report.verdict, is_better(score, self.best)):
             self.best, self.best_is_new, self.guard.best_verdict = score, True, report.verdict
@@ -250,24 +280,57 @@ class Trainer:
         self._restart_clock()
         self.guard.act(self, report)
 
+    def _make_up_evaluation(self) -> None:
+        if self.evaluation_due and self.config.evaluate.every_kimg <= self.config.train.kimg:
+            self.evaluate()
+            if not self.evaluation_due:
+                self.save()
+            self._stop_if_asked()
+
     def save(self) -> None:
-        """Write a checkpoint, whole or not at all; every process must call it.
+        """Take a checkpoint, which is written while training goes on, whole or not at all; every process must call it.
 
         Raises:
-            DivergedError: where an update was withheld since the last logging: what spoilt its gradient may have gone
-                into the batch statistics, which a checkpoint would keep.
+            CheckpointError: where the one before could not be written.
+            DivergedError: as `settle` does; what is not finite is never saved.
         """
-        stop_if_diverged(self, {})
+        settle(self, {})
+        self.await_save()
         tensors, state = snapshot.take(self)
         if self.runtime.is_main:
-            folder, name = self.folder / "checkpoints", checkpoints.checkpoint_name(self.step)
-            checkpoints.write(folder / name, tensors=tensors, state=state, config=dump_yaml(self.config))
-            if self.best_is_new and self.best is not None:
-                checkpoints.write_best(folder, name, *self.best)
-            prune_checkpoints(self)
+            name, config = checkpoints.checkpoint_name(self.step), dump_yaml(self.config)
+            folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
+            best = self.best if self.best_is_new else None
+            self._background.begin(lambda: checkpoints.store(folder, name, tensors, state, config, best, keep))
         self.best_is_new, self._saved_at = False, self.step
-        self.runtime.barrier()
         self._restart_clock()
+
+    def keep_diverged(self) -> str:
+        """Write the last finite state beside the checkpoints, where no resume takes it by itself, and say where it is."""
+        tensors, state = snapshot.take(self)
+        folder = self.folder / "diverged"
+        if self.runtime.is_main:
+            try:
+                checkpoints.write(
+                    folder / checkpoints.checkpoint_name(self.step),
+                    tensors=tensors,
+                    state=state,
+                    config=dump_yaml(self.config),
+                )
+                checkpoints.prune(folder, keep=1)
+            except CheckpointError as error:
+                log.error("%s", error)
+        return f"in {folder}"
+
+    def await_save(self) -> None:
+        """Until the checkpoint under way is there; every process must call it.
+
+        Raises:
+            CheckpointError: on all of them, where it could not be written.
+        """
+        failure = self._background.finish()
+        if self.runtime.max(int(failure is not None)):
+            raise failure or CheckpointError("the main process could not write a checkpoint: see what it says")
 
     def _restart_clock(self) -> None:
         """The time that an evaluation or a save took is not the training's."""
@@ -278,22 +341,55 @@ class Trainer:
     # The end
 
     def _stop_if_asked(self) -> None:
-        """Save and stop when any process has been signalled; agreed on at each logging interval."""
-        if self.runtime.world_size > 1 and not self.hooks[0].due(self):
+        """Save and stop when any process has been signalled, or could not save; agreed on at each logging interval."""
+        if self.runtime.world_size > 1 and not (self.evaluation_due or self.hooks[0].due(self)):
             return
-        asked = self.runtime.max(self.signals.urgency)
-        if not asked or self.finished:
+        asked = self.runtime.max(_SAVE_FAILED if self._background.failed else self.signals.urgency)
+        if asked == _SAVE_FAILED:
+            self.await_save()
+        if not asked or (self.finished and not self.evaluation_due):
             return
         if self._saved_at != self.step:
             self.save()
-        if asked == 1:
-            raise InterruptedRunError(f"interrupted at {self.kimg:g} kimg; the same command goes on from there")
-        raise PreemptedError(f"asked to stop at {self.kimg:g} kimg; the same command goes on from there")
+        self.await_save()
+        raise self.signals.error(asked, f"at {self.kimg:g} kimg")
+
+    @contextlib.contextmanager
+    def _recording_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            told = self._told(error)
+            self._record_end(told)
+            if told is error:
+                raise
+            raise told from error
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What the machine did to us, as a sentence; any other error as it is."""
+        if self.runtime.lost_a_peer(error):
+            return PeerLostError(
+                "another process of this run has died, or its machine has: give the same command again on all machines, "
+                "and it goes on from the newest checkpoint"
+            )
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return UserError(
+                f"cannot write {error.filename or f'to {self.folder}'}: {error.strerror}; make room, and give the same command again"
+            )
+        return error
 
     def _record_end(self, error: BaseException | None) -> None:
         """How the run ended, where launchers cannot lose it."""
         if not self.runtime.is_main or not hasattr(self, "status"):
             return
+        if error is not None:
+            # The run's own error is the one to be raised; that the last save failed as well is said.
+            try:
+                failure: BaseException | None = self._background.finish()
+            except Exception as fault:
+                failure = fault
+            if failure is not None:
+                log.error("%s", failure)
         state, code = records.outcome(error)
         message = None if error is None else str(error) or type(error).__name__
         if hasattr(self, "progress"):
@@ -302,3 +398,4 @@ class Trainer:
         self.status.finish(state, code, message)
         if hasattr(self, "tracker"):
             self.tracker.finish(code)
+        self._lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -143,11 +144,15 @@ class PoisonConfig(GANConfig):
     at: int = 2
     """The step in which the gradients of `player` are no numbers."""
     player: Literal["d", "g"] = "d"
+    rank: int | None = None
+    """The one process that it happens to. Default: all."""
+    spoil: Literal["loss", "images"] = "loss"
+    """`images`: what the discriminator sees as real is infinite, which spoils its batch statistics as well."""
 
 
 @OBJECTIVES.register("test_poison")
 class Poison(GAN):
-    """Its loss is fine, and the gradient is not: the batch statistics of that step are spoilt as well."""
+    """All is well but for one update of one player."""
 
     Config = PoisonConfig
 
@@ -155,14 +160,18 @@ class Poison(GAN):
         super().__init__(config, family)
         self.calls = {"d": 0, "g": 0}
 
-    def _poison(self, player: str, terms: Terms) -> Terms:
+    def _now(self, player: str) -> bool:
         self.calls[player] += 1
-        if player != self.config.player or self.calls[player] != self.config.at + 1:
-            return terms
-        return Terms(terms.loss * float("nan"), terms.log)
+        here = self.config.rank is None or str(self.config.rank) == os.environ.get("RANK", "0")
+        return here and player == self.config.player and self.calls[player] == self.config.at + 1
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
-        return self._poison("d", super().discriminator_loss(networks, batch))
+        now = self._now("d")
+        if now and self.config.spoil == "images":
+            batch = replace(batch, images=batch.images * float("inf"))
+        terms = super().discriminator_loss(networks, batch)
+        return Terms(terms.loss * float("nan"), terms.log) if now else terms
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
-        return self._poison("g", super().generator_loss(networks, batch))
+        terms = super().generator_loss(networks, batch)
+        return Terms(terms.loss * float("nan"), terms.log) if self._now("g") else terms

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import torch
 from torch import nn
 
 from gantk.errors import CheckpointError
+from gantk.runs import newest_whole
 from gantk.training import checkpoint as module
 from gantk.training.checkpoint import (
     Checkpoint,
@@ -120,6 +125,121 @@ def test_leftovers_of_a_process_with_our_number_do_not_stop_us(tmp_path: Path) -
     folder = save(tmp_path)
     Checkpoint(folder)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+# Killed
+
+
+def killed_while(work: Callable[[], None], at: int, folder: Path) -> bool:
+    """Runs `work` in a process that dies by SIGKILL just before its file operation number `at` below `folder`.
+
+    Returns:
+        Whether it died.
+    """
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal seen
+            if event == "open" or event.startswith(("os.", "shutil.")):
+                if not any(str(folder) in str(argument) for argument in arguments):
+                    return
+                seen += 1
+                if seen == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, outcome = os.waitpid(child, 0)
+    assert outcome in (0, signal.SIGKILL)
+    return outcome != 0
+
+
+def killed_after_bytes(work: Callable[[], None], limit: int) -> bool:
+    """The same, when a file grows beyond `limit` bytes: in the midst of writing one."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, outcome = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(outcome) or outcome == 0
+    return outcome != 0
+
+
+def store_step(folder: Path, step: int, value: float, best: tuple[str, float] | None = None) -> None:
+    tensors = {"generator": {"w": torch.full((3, 40), value)}, "objective": {}}
+    state = {"step": step, "images": 32 * step, "value": value}
+    module.store(folder, checkpoint_name(step), tensors, state, "name: x\n", best, keep=1)
+
+
+def assert_whole(run: Path, allowed: set[tuple[int, float]]) -> None:
+    module.recover(run / "checkpoints")
+    found, _ = newest_whole(run)
+    assert found is not None
+    assert (found.step, found.state["value"]) in allowed
+    assert float(found.tensors("generator")["w"][0, 0]) == found.state["value"]
+    for path in checkpoints_in(run / "checkpoints"):
+        Checkpoint(path)  # one that is there is whole
+    best = read_best(run / "checkpoints")
+    assert best is None or (run / "checkpoints" / best["checkpoint"]).is_dir()
+
+
+@pytest.mark.parametrize("target", [2, 1], ids=["the next one", "the same one again"])
+def test_sigkill_at_every_point_of_a_save(tmp_path: Path, target: int) -> None:
+    points = 0
+    while True:
+        points += 1
+        run = tmp_path / str(points)
+        folder = run / "checkpoints"
+        store_step(folder, 1, 1.0, ("fd", 9.0))
+        died = killed_while(lambda: store_step(folder, target, 2.0, ("fd", 8.0)), points, folder)  # noqa: B023
+        assert_whole(run, {(1, 1.0), (target, 2.0)} if died else {(target, 2.0)})
+        store_step(folder, 3, 3.0, ("fd", 7.0))
+        assert sorted(path.name for path in folder.iterdir()) == ["best.json", checkpoint_name(3)], points
+        if not died:
+            break
+    assert points > 20
+
+
+def test_sigkill_in_the_midst_of_a_file(tmp_path: Path) -> None:
+    store_step(tmp_path / "checkpoints", 1, 1.0)
+    outcomes = set()
+    for limit in (0, 1, 7, 30, 100, 300, 500, 700, 100_000):
+        died = killed_after_bytes(lambda: store_step(tmp_path / "checkpoints", 2, 2.0), limit)
+        outcomes.add(died)
+        assert_whole(tmp_path, {(1, 1.0)} if died else {(2, 2.0)})
+    assert outcomes == {True, False}
+
+
+def test_full_disk_while_saving(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for it."""
+    store_step(tmp_path / "checkpoints", 1, 1.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for limit in (0, 100, 500):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            with pytest.raises(CheckpointError, match="could not write") as caught:
+                store_step(tmp_path / "checkpoints", 2, 2.0)
+            assert caught.value.exit_code == 4
+            assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [checkpoint_name(1)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert_whole(tmp_path, {(1, 1.0)})
 
 
 # Damage
@@ -244,7 +364,7 @@ def test_prune_that_fails_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytes
     rmtree = module.shutil.rmtree
 
     def fail(path: Path, **keywords: Any) -> None:
-        if path.name == checkpoint_name(1):
+        if checkpoint_name(1) in path.name:
             raise PermissionError(13, "Permission denied")
         rmtree(path, **keywords)
 
@@ -252,7 +372,10 @@ def test_prune_that_fails_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytes
     (problem,) = prune(tmp_path, 1)
     assert checkpoint_name(1) in problem
     assert "Permission denied" in problem
-    assert [path.name for path in checkpoints_in(tmp_path)] == [checkpoint_name(1), checkpoint_name(3)]
+    assert [path.name for path in checkpoints_in(tmp_path)] == [checkpoint_name(3)]
+    monkeypatch.undo()
+    assert prune(tmp_path, 1) == []
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint_name(3)]
 
 
 def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gantk.config import load_config
 from gantk.errors import CheckpointError, ConfigError, InterruptedRunError, PreemptedError, UserError
@@ -322,7 +323,8 @@ def test_signal_saves_and_stops(tiny: Path, number: int, error: type[UserError],
     assert signal.getsignal(number) is before
 
 
-def test_second_interrupt_stops_at_once(tiny: Path) -> None:
+def test_second_interrupt_stops_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gantk.training.signals.AGAIN_SECONDS", 0.0)
     trainer = Trainer(load_config(tiny, [*SHORT, "name=run"]))
 
     class Twice(Hook):
@@ -359,20 +361,127 @@ def test_run_that_is_being_trained_is_refused(tiny: Path) -> None:
     trainer.train()
 
 
+# Every boundary
+
+# 12 steps of 32 images, an epoch of 96: steps 3, 6, 9 end one. Logged at 3, 6, 9, 12, evaluated after 4, 8 and 12.
+BOUNDARIES = {
+    "in the first interval": 1, "end of an epoch": 3, "right after an evaluation": 4, "in the midst of an epoch": 5,
+    "end of an epoch again": 6, "evaluation in the middle of an interval": 8, "the step before the last": 11,
+}  # fmt: skip
+AT_BOUNDARIES = (
+    "train.kimg=0.384", "train.log_every_kimg=0.096", "data.limit=96", "checkpoint.every_kimg=99", "samples.every_kimg=99",
+    "evaluate={every_kimg: 0.128, samples: 60, metrics: [fd_pixel_pca]}", "plugins=[games]", "data.flip=true",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize(("steps", "accumulation"), [(1, 1), (2, 2)])
+def test_stopped_at_every_boundary(precision: str, steps: int, accumulation: int, tiny: Path) -> None:
+    case = (
+        *AT_BOUNDARIES, f"train.precision={precision}", f"train.accumulation={accumulation}",
+        f"objective={{type: test_dropout, discriminator_steps: {steps}}}",
+    )  # fmt: skip
+    straight = train(tiny, "straight", *case)
+    for step in BOUNDARIES.values():
+        stopped = train(tiny, "broken", *case, stop_at=step)
+        assert stopped.step == step
+    resumed = train(tiny, "broken", *case)
+    assert_equal(final(straight), final(resumed))
+    assert rows(straight) == rows(resumed)
+    points = [(row["progress/kimg"], "d/loss" in row) for row in rows(resumed)]
+    assert len(points) == len(set(points)) == 4 + 3
+    assert status(resumed)["resumed_from"].endswith("step-00000011")
+
+
 @pytest.mark.slow
-def test_two_processes_go_on_bit_for_bit(tiny: Path, launch) -> None:  # type: ignore[no-untyped-def]
-    case = ["plugins=[games]", "objective={type: test_dropout, discriminator_steps: 2}", "train.accumulation=2", *SHORT]
-    for name, *kimgs in (("straight", 0.384), ("broken", 0.16, 0.384)):
-        for kimg in kimgs:
-            done = launch(2, "train", tiny, "-", *case, f"name={name}", f"train.kimg={kimg}")
-            assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_stopped_at_every_boundary(tiny: Path, launch: Any) -> None:
+    """One process alone is signalled each time, and both stop at the same step, in fp32 and bf16."""
+    case = (
+        *AT_BOUNDARIES, "train.accumulation=2", "objective={type: test_dropout, discriminator_steps: 2}",
+        "train.log_every_kimg=0.032",
+    )  # fmt: skip
+    done = launch(2, "boundaries", tiny, ",".join(map(str, BOUNDARIES.values())), *case)
+    assert done.returncode == 0, done.stderr[-3000:]
     runs = Path(os.environ["GANTK_RUNS"])
-    one, two = (Checkpoint(runs / name / "checkpoints" / "step-00000012") for name in ("straight", "broken"))
-    assert one.files == two.files
-    assert {"rng-00000.safetensors", "rng-00001.safetensors"} <= one.files
-    for name in one.files:
-        if name.endswith(".safetensors"):
-            stem = name.removesuffix(".safetensors")
+    for precision in ("no", "bf16"):
+        one, two = (
+            Checkpoint(checkpoints_in(runs / f"{name}-{precision}" / "checkpoints")[-1])
+            for name in ("straight", "broken")
+        )
+        assert one.step == two.step == 12
+        assert one.files == two.files
+        assert {"rng-00000.safetensors", "rng-00001.safetensors"} <= one.files
+        for stem in (name.removesuffix(".safetensors") for name in one.files if name.endswith(".safetensors")):
             assert_equal(one.tensors(stem), two.tensors(stem))
-    rng = [one.tensors(f"rng-0000{rank}")["cpu"] for rank in range(2)]
-    assert not torch.equal(*rng)
+        assert not torch.equal(*(one.tensors(f"rng-0000{rank}")["cpu"] for rank in range(2)))
+        found = [
+            [
+                {k: v for k, v in row.items() if not k.startswith("speed/")}
+                for row in read_metrics(runs / f"{name}-{precision}")
+            ]
+            for name in ("straight", "broken")
+        ]
+        assert found[0] == found[1]
+        assert len(found[0]) == 12 + 3
+
+
+# World size
+
+
+@pytest.mark.slow
+def test_what_is_drawn_does_not_depend_on_the_world_and_differs_between_processes(
+    tiny: Path, tmp_path: Path, launch: Any
+) -> None:
+    case = ("data.flip=true", "data.limit=100", "train.accumulation=2")
+    for world in (1, 2):
+        done = launch(world, "batches", tiny, tmp_path / str(world), *case, f"name=world{world}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    drawn = {world: [load_file(f"{tmp_path / str(world)}.{rank}") for rank in range(world)] for world in (1, 2)}
+
+    def whole(world: int, step: int, name: str) -> torch.Tensor:
+        """A step's values in the order of the rows of the global batch."""
+        index = torch.cat([part[f"{step}/{micro}/index"] for part in drawn[world] for micro in range(2)])
+        values = torch.cat([part[f"{step}/{micro}/{name}"] for part in drawn[world] for micro in range(2)])
+        assert sorted(index.tolist()) == list(range(32))
+        return values[index.argsort()]
+
+    for step in range(2):
+        for name in ("images", "z"):
+            assert torch.equal(whole(1, step, name), whole(2, step, name)), name
+            one, other = (part[f"{step}/0/{name}"] for part in drawn[2])
+            assert not any(torch.equal(a, b) for a in one for b in other), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_world_size_goes_on_with_the_next_image(
+    before: int, after: int, tiny: Path, tmp_path: Path, launch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image comes twice in an epoch, none is left out, and what changes is said."""
+    case = [*SHORT, "plugins=[games]", "objective.type=test_dropout", "data.limit=96", "name=run"]
+    done = launch(before, "train", tiny, "-", *case, "train.kimg=0.16")
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = Path(os.environ["GANTK_RUNS"])
+    assert Checkpoint(runs / "run" / "checkpoints" / "step-00000005").state["cursor"] == 160
+    done = launch(after, "train", tiny, "-", *case, "train.kimg=0.384")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (
+        f"world_size was {before} and is {after}: the run goes on, but not bit for bit as it would have" in done.stderr
+    )
+    newest = Checkpoint(runs / "run" / "checkpoints" / "step-00000012")
+    assert newest.state["cursor"] == 384
+    assert newest.has("rng-00001") == (after == 2)
+    # The images of steps 6 to 12 are those of the positions from 160 on, whoever takes which.
+    trainer = Trainer(load_config(tiny, [*case, "train.kimg=0.384", "train.world_size=null", "name=other"]))
+    trainer.batches.cursor = 160
+    positions: list[int] = []
+    take = trainer.batches.main.take
+    monkeypatch.setattr(
+        trainer.batches.main, "take", lambda p, upcoming: (positions.extend(p.tolist()), take(p, upcoming))[1]
+    )
+    for step in range(5, 12):
+        trainer.batches.begin_step()
+        list(trainer.batches.next("d", step, 0, True))
+    assert positions == list(range(160, 384))
+    images = trainer.batches.main.indices(torch.arange(96, 384)).view(3, 96)
+    assert all(sorted(epoch.tolist()) == list(range(96)) for epoch in images)

@@ -3,16 +3,131 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 import gantk
-from gantk.config import load_config
+from gantk.config import Config, load_config
+from gantk.errors import PreemptedError, UserError
+from gantk.training.hooks import Hook
 from gantk.training.phases import PhaseRunner
+from gantk.training.run_lock import RunLock
 from gantk.training.trainer import Trainer
+
+
+def batches(config: Config, out: str) -> None:
+    """Leaves what each process plays on in the first two steps: rows, images (flipped or not), labels and z."""
+    trainer = Trainer(config)
+    kept: dict[str, torch.Tensor] = {}
+    for step in range(2):
+        trainer.batches.begin_step()
+        for micro, batch in enumerate(trainer.batches.next("d", step, 0, True)):
+            values = {"index": batch.index, "images": batch.images, "z": batch.draw("z").normal(4)}
+            kept |= {f"{step}/{micro}/{name}": value.clone().contiguous() for name, value in values.items()}
+    save_file(kept, f"{out}.{trainer.runtime.rank}")
+    trainer.runtime.barrier()
+
+
+class Stop(Hook):
+    """Signals one process alone after a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(1e9)
+        self.step = step
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.step == self.step and trainer.runtime.rank == trainer.runtime.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def boundaries(config_file: str, steps: str, overrides: list[str]) -> None:
+    """Trains `straight`, and `broken`, which is stopped after each of `steps` and goes on."""
+    for precision in ("no", "bf16"):
+        common = [*overrides, f"train.precision={precision}"]
+        trainer = Trainer(load_config(config_file, [*common, f"name=straight-{precision}"]))
+        trainer.train()
+        broken = load_config(config_file, [*common, f"name=broken-{precision}"])
+        for step in map(int, steps.split(",")):
+            trainer = Trainer(broken)
+            trainer.hooks.insert(0, Stop(step))
+            try:
+                trainer.train()
+            except PreemptedError:
+                assert trainer.step == step
+            else:
+                raise AssertionError(f"it was not stopped at {step}")
+        trainer = Trainer(broken)
+        trainer.train()
+
+
+def faults(config_file: str, out: str, overrides: list[str]) -> None:
+    """What goes wrong on one process ends the run on both, with the same error; leaves what each was told."""
+    from gantk.sampling import Sampler
+    from gantk.training import checkpoint
+
+    told: dict[str, str] = {}
+    rank = int(os.environ["RANK"])
+
+    def run(name: str, *more: str) -> None:
+        try:
+            Trainer(load_config(config_file, [*overrides, *more, f"name={name}"])).train()
+            told[f"{len(told)} {name}"] = "done"
+        except UserError as error:
+            told[f"{len(told)} {name}"] = f"{type(error).__name__}: {error}"
+
+    run("straight")
+    # A signal to one process, while both evaluate.
+    images, calls = Sampler.images, 0
+
+    def signalled(self: Sampler, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if rank == 1 and calls == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return images(self, *arguments)
+
+    Sampler.images = signalled  # type: ignore[method-assign]
+    run("broken")
+    Sampler.images = images  # type: ignore[method-assign]
+    run("broken")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    save_file_before = checkpoint.save_file
+    checkpoint.save_file = full  # type: ignore[assignment]
+    run("full")
+    checkpoint.save_file = save_file_before
+    run("full")
+    if rank == 0:
+        lock = RunLock(load_config(config_file, [*overrides, "name=held"]).run_folder)
+        assert lock.acquire() is None
+    run("held")
+    Path(f"{out}.{rank}").write_text(json.dumps(told))
+
+
+def poison(config: Config, out: str) -> None:
+    """Trains into an update that is not finite, and leaves what each process has before and after."""
+    trainer = Trainer(config)
+    at = config.objective.at  # type: ignore[attr-defined]
+    for _ in range(at):
+        trainer.train_step()
+    state = {}
+    for when in ("before", "after"):
+        for name, network in trainer.runner.bare.items():
+            state |= {f"{when}/{name}.{key}": value.clone() for key, value in network.named_parameters()}
+        for name, player in trainer.runner.players.items():
+            state |= {f"{when}/{name}/{key}": value.clone() for key, value in player.state().items()}
+        if when == "before":
+            trainer.train_step()
+    save_file({k: v.detach().contiguous() for k, v in state.items()}, f"{out}.{trainer.runtime.rank}")
+    trainer.hooks[0].act(trainer)
 
 
 def main() -> None:
@@ -20,6 +135,18 @@ def main() -> None:
     config = load_config(config_file, overrides)
     if mode == "train":
         gantk.train(config)
+        return
+    if mode == "poison":
+        poison(config, out)
+        return
+    if mode == "batches":
+        batches(config, out)
+        return
+    if mode == "boundaries":
+        boundaries(config_file, out, overrides)
+        return
+    if mode == "faults":
+        faults(config_file, out, overrides)
         return
     # mode "gradients": two steps of each game in the file `out`.json, with each phase's reduced gradient kept before its
     # update, and the buffers afterwards. One process for all of them, for starting it takes longer than they do.
