@@ -262,7 +262,7 @@ Factor = Annotated[float, Field(gt=0, le=1)]
 class CollapseConfig(Section):
     action: Literal["warn", "stop", "rollback"] = "warn"
     """What follows when an evaluation says `collapsed`. `warn`: an alert. `stop`: the run ends with exit code 6.
-    `rollback`: the networks of the best checkpoint that had not collapsed play on, on new images."""
+    `rollback`: the networks of the best checkpoint that had not collapsed play on, on new images; see docs/collapse.md."""
     max_rollbacks: int = Field(3, ge=0)
     """`rollback`: after so many, the next collapse stops the run."""
     learning_rate_factor: Factor | dict[str, Factor] = 1.0

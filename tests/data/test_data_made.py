@@ -9,6 +9,7 @@ import pytest
 import torch
 from data_worlds import png, write_parquet
 from gantk_eval.errors import DataError
+from gantk_eval.images import GeneratedImages
 from gantk_eval.mixture import MIXTURES, measure
 from pydantic import ValidationError
 
@@ -108,3 +109,18 @@ def test_doctor_looks_at_what_stacks_are_made_of(tmp_path: Path) -> None:
     report = inspect(DataConfig(source="stacked_mnist", path=str(train)))
     assert report.train.count == 60
     assert inspect(DataConfig(source="mixture", mixture="ring", count=50)).train.count == 50
+
+
+@pytest.mark.realdata
+def test_stacks_of_real_mnist_have_a_thousand_modes(real_data: Path) -> None:
+    train, test = (str(real_data / f"mnist_{split}.parquet") for split in ("train", "test"))
+    dataset = open_dataset(DataConfig(source="stacked_mnist", path=train, heldout_path=test))
+    assert dataset.modes is not None
+    evaluator = dataset.modes.evaluator(device="cpu", batch_size=1000)
+    # Stacks of test digits, which neither the classifier nor a generator has seen.
+    report = evaluator.evaluate(GeneratedImages(26_000, dataset.heldout.read, (28, 28, 3), identity="real"))
+    print(report.table())
+    assert report.protocol["classifier_accuracy"] > 0.97
+    assert report.metrics["modes"]["value"] >= 998
+    assert report.metrics["reverse_kl"]["value"] < 1.5 * report.metrics["reverse_kl"]["floor"]
+    assert report.verdict == "ok"

@@ -1,0 +1,215 @@
+"""Mode coverage on ring, grid and Stacked MNIST: our runs beside the published table, with the floors of a perfect sampler.
+
+    python -m benchmarks.mixtures                          # the full protocol: hours a run
+    python -m benchmarks.mixtures --steps 20000 --minutes 8  # marked `_short`; the same command again goes on
+
+Each cell is a run of `configs/ring.yaml`, `grid.yaml` or `stacked_mnist.yaml` with a recipe's overrides, scored at its end on
+as many samples as the protocol says, without averaged weights. Runs are resumable, and those that are whole are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import records
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+BATCH = {"ring": 100, "grid": 100, "stacked_mnist": 64}
+RECIPES: dict[str, tuple[int, tuple[str, ...]]] = {
+    "gan": (1, ()),
+    "pacgan2": (2, ()),
+    "pacgan3": (3, ()),
+    "pacgan4": (4, ()),
+}
+"""Name -> pack, overrides. A step judges as many packs as the plain GAN judges samples, as in the authors' code."""
+
+PUBLISHED = {
+    # Lin et al. 2018, tables 1 and 2, where no other paper is named: modes, high quality in %, reverse KL.
+    "ring": {
+        "GAN (PacGAN paper)": ("6.3±.5", "98.2", ".45"),
+        "ALI": ("6.6±.3", "97.6", ".36"),
+        "Unrolled GAN (VEEGAN paper)": ("7.6", "35.6", "–"),
+        "VEEGAN": ("8", "52.9", "–"),
+        "PacGAN2": ("7.9±.1", "95.6", ".07"),
+        "PacGAN4": ("7.8±.1", "95.9", ".07"),
+    },
+    "grid": {
+        "GAN (PacGAN paper)": ("17.3±.8", "94.8", ".70"),
+        "ALI": ("24.1±.4", "95.7", ".14"),
+        "Unrolled GAN (VEEGAN paper)": ("23.6", "16", "–"),
+        "VEEGAN": ("24.6", "40", "–"),
+        "PacGAN2": ("23.8±.7", "91.3", ".13"),
+        "PacGAN4": ("24.8±.2", "93.6", ".04"),
+    },
+    "stacked_mnist": {
+        "DCGAN (PacGAN paper)": ("78.9±6.5", "–", "4.50"),
+        "ALI": ("16", "–", "5.40"),
+        "Unrolled GAN (VEEGAN paper)": ("48.7", "–", "4.32"),
+        "VEEGAN": ("150", "–", "2.95"),
+        "PacGAN2": ("1000±0", "–", ".06"),
+        "PacGAN4": ("1000±0", "–", ".07"),
+        "R3GAN loss (RpGAN+R1+R2)": ("1000", "–", ".078"),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    data: str
+    recipe: str
+    seed: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        short = "" if self.steps >= full_steps(self.data) else f"_short{self.steps}"
+        return f"bench-{self.data}-{self.recipe}-{self.seed}{short}"
+
+    def command(self, extra: list[str]) -> list[str]:
+        pack, overrides = RECIPES[self.recipe]
+        batch = BATCH[self.data] * pack
+        kimg = self.steps * batch / 1000
+        return [
+            *(sys.executable, "-m", "gantk", "train", "--config", str(CONFIGS / f"{self.data}.yaml")),
+            *("--name", self.name, f"seed={self.seed}", f"train.kimg={kimg}", f"train.batch_size={batch}"),
+            *(f"objective.pack={pack}", f"checkpoint.every_kimg={kimg / 20}", f"evaluate.every_kimg={kimg}"),
+            *(f"samples.every_kimg={kimg}", f"train.log_every_kimg={kimg / 100}", "collapse.monitor=false"),
+            *("tracking.wandb=disabled", "tracking.progress=false", *overrides, *extra),
+        ]
+
+
+def full_steps(data: str) -> int:
+    """The protocol's steps: 400 epochs of 1,000 batches; for Stacked MNIST 50 epochs of 2,000."""
+    return 100_000 if data == "stacked_mnist" else 400_000
+
+
+def result_of(cell: Cell, runs: Path) -> dict[str, Any] | None:
+    """The evaluation at the end of a run that is whole."""
+    folder = runs / cell.name
+    try:
+        if json.loads((folder / "status.json").read_text())["state"] != "completed":
+            return None
+        report = json.loads(sorted((folder / "eval").glob("*.json"))[-1].read_text())
+    except (OSError, ValueError, IndexError, KeyError):
+        return None
+    metrics = {name: entry["value"] for name, entry in report["metrics"].items()}
+    floors = {
+        name: [entry["floor"], entry["floor_low"], entry["floor_high"]]
+        for name, entry in report["metrics"].items()
+        if entry.get("floor") is not None
+    }
+    return {**metrics, "verdict": report["collapse"]["verdict"], "floors": floors}
+
+
+def run_all(cells: list[Cell], runs: Path, jobs: int, minutes: float, extra: list[str]) -> None:
+    """Runs what is not whole, `jobs` at a time, and asks what is left to save and stop when the minutes are over."""
+    end = time.monotonic() + 60 * minutes
+    waiting = [cell for cell in cells if result_of(cell, runs) is None]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    environment = {**os.environ, "GANTK_RUNS": str(runs), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    while (waiting or running) and time.monotonic() < end:
+        while waiting and len(running) < jobs:
+            cell = waiting.pop(0)
+            with (runs / f"{cell.name}.log").open("ab") as log:
+                running[cell.name] = subprocess.Popen(cell.command(extra), env=environment, stdout=log, stderr=log)
+        for name, process in list(running.items()):
+            if process.poll() is not None:
+                del running[name]
+                print(f"{name}: exit {process.returncode}", file=sys.stderr)
+        time.sleep(0.5)
+    for process in running.values():
+        process.send_signal(signal.SIGTERM)
+    for process in running.values():
+        process.wait()
+
+
+def spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean}±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def table(cells: list[Cell], runs: Path) -> tuple[list[str], dict[str, Any]]:
+    """The lines of the table in Markdown, and the figures."""
+    lines = [
+        "| | seeds | modes | high quality, % | reverse KL | spread of a mode | verdicts |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    figures: dict[str, Any] = {}
+    for data in dict.fromkeys(cell.data for cell in cells):
+        most = 1000 if data == "stacked_mnist" else 25 if data == "grid" else 8
+        for source, (modes, quality, kl) in PUBLISHED[data].items():
+            lines.append(f"| {data}, published: {source} | | {modes} | {quality} | {kl} | – | – |")
+        floor: dict[str, list[float]] = {}
+        for key in dict.fromkeys((cell.recipe, cell.steps) for cell in cells if cell.data == data):
+            mine = [cell for cell in cells if cell.data == data and (cell.recipe, cell.steps) == key]
+            found = {cell.seed: result for cell in mine if (result := result_of(cell, runs))}
+            if not found:
+                continue
+            rows = list(found.values())
+            floor = rows[0]["floors"]
+            name = f"{key[0]}{'' if key[1] >= full_steps(data) else '_short'}"
+            quality = spread([100 * row["high_quality"] for row in rows], 1) if "high_quality" in rows[0] else "–"
+            shrink = spread([row["mode_spread"] for row in rows], 2) if "mode_spread" in rows[0] else "–"
+            verdicts = ", ".join(row["verdict"] for row in rows)
+            lines.append(
+                f"| **{data}, ours: {name}** ({key[1]:,} steps) | {len(rows)} | {spread([row['modes'] for row in rows], 1)} | "
+                f"{quality} | {spread([row['reverse_kl'] for row in rows], 3)} | {shrink} | {verdicts} |"
+            )
+            figures[f"{data}/{name}"] = {"steps": key[1], "seeds": found}
+        if floor:
+            ranges = {key: f"{mean:.4g} [{low:.4g}, {high:.4g}]" for key, (mean, low, high) in floor.items()}
+            good = floor.get("high_quality")
+            percent = f"{100 * good[0]:.2f} [{100 * good[1]:.1f}, {100 * good[2]:.1f}]" if good else "–"
+            lines.append(
+                f"| {data}, a perfect sampler of {most} modes | | {ranges['modes']} | {percent} | {ranges['reverse_kl']} | "
+                f"{ranges.get('mode_spread', '–')} | ok |"
+            )
+    return lines, figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="ring,grid", help="ring, grid, stacked_mnist (the last wants MNIST, see --set)"
+    )
+    parser.add_argument("--recipes", default="gan,pacgan2", help=", ".join(RECIPES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="default: the protocol's; fewer are marked `_short`")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many; the same command goes on")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept")
+    parser.add_argument("--results", type=Path, help="where the figures go; default: benchmarks/results/")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides, for where MNIST is, say"
+    )
+    options = parser.parse_args()
+    cells = [
+        Cell(data, recipe, seed, options.steps or full_steps(data))
+        for data in options.data.split(",")
+        for recipe in options.recipes.split(",")
+        for seed in range(options.seeds)
+    ]
+    options.runs.mkdir(parents=True, exist_ok=True)
+    run_all(cells, options.runs, options.jobs, options.minutes, options.set)
+    lines, figures = table(cells, options.runs)
+    print("\n".join(lines))
+    missing = [cell.name for cell in cells if result_of(cell, options.runs) is None]
+    if missing:
+        print(f"not whole yet: {', '.join(missing)}", file=sys.stderr)
+    records.write("mixtures", {**figures, "not_run": missing}, options.results)
+
+
+if __name__ == "__main__":
+    main()

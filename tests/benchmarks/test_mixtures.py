@@ -1,0 +1,54 @@
+"""The comparison on mixtures runs, goes on where it was, and says what it did not run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_a_short_comparison(tmp_path: Path) -> None:
+    small = [
+        "network.generator_hidden=[16]",
+        "network.discriminator_hidden=[16]",
+        "data.count=500",
+        "evaluate.samples=200",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.mixtures",
+        "--data",
+        "ring",
+        "--recipes",
+        "gan,pacgan2",
+        "--seeds",
+        "1",
+    ]
+    command += ["--steps", "20", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path), "--set", *small]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "evaluation")])}
+
+    def run() -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout
+
+    first = run()
+    assert "| ring, published: PacGAN2 | | 7.9±.1 | 95.6 | .07 |" in first
+    assert "ours: gan_short** (20 steps) | 1 |" in first
+    assert "ours: pacgan2_short** (20 steps) | 1 |" in first
+    assert "a perfect sampler of 8 modes" in first
+    figures = json.loads((tmp_path / "mixtures.json").read_text())["figures"]
+    assert figures["not_run"] == []
+    status = tmp_path / "runs" / "bench-ring-gan-0_short20" / "status.json"
+    before = status.read_bytes()
+    assert run() == first
+    assert status.read_bytes() == before  # a run that is whole is not run again
