@@ -142,8 +142,9 @@ class Trainer:
         else:
             self._setup_objective()
         self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values()])
+        self._logging = Logging(config.train.log_every_kimg)
         self.hooks: list[Hook] = [
-            Logging(config.train.log_every_kimg),
+            self._logging,
             Grids(config.samples.every_kimg),
             Evaluation(config.evaluate.every_kimg, config.train.kimg),
             Checkpoints(config.checkpoint.every_kimg),
@@ -342,7 +343,7 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Save and stop when any process has been signalled, or could not save; agreed on at each logging interval."""
-        if self.runtime.world_size > 1 and not (self.evaluation_due or self.hooks[0].due(self)):
+        if self.runtime.world_size > 1 and not (self.evaluation_due or self._logging.due(self)):
             return
         asked = self.runtime.max(_SAVE_FAILED if self._background.failed else self.signals.urgency)
         if asked == _SAVE_FAILED:
