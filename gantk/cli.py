@@ -120,6 +120,10 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")
     ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw what the collapse verdict is about; a run has it in eval/ anyway."),
+    ] = None,
     fail_on: Annotated[
         str | None, typer.Option(metavar="collapse", help="Exit 6 when the verdict is `collapsed`.")
     ] = None,
@@ -141,6 +145,8 @@ def evaluate(
         raise ConfigError("`--reference` and `--heldout` go with `--images`; with `--ckpt` the run's own data is used")
     if images is not None and samples is not None:
         raise ConfigError("`--samples` goes with `--ckpt`; all of `--images` are scored")
+    if picture is not None and (picture.suffix.lower() != ".png" or not picture.resolve().parent.is_dir()):
+        raise ConfigError(f"`--picture {picture}` cannot be written: name a .png file in a folder that is there")
     from gantk import scoring
 
     options: dict[str, Any] = {
@@ -158,6 +164,8 @@ def evaluate(
     typer.echo(json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table())
     for line in outcome.notes:
         typer.echo(line, err=True)
+    if picture is not None:
+        scoring.write_picture(picture, outcome.report)
     if fail_on and outcome.report.verdict == "collapsed":
         raise CollapseError("the verdict is `collapsed`, and `--fail-on collapse` was given")
 

@@ -17,7 +17,7 @@ from gantk_eval.metrics import GENERIC, METRICS, find_metric
 from gantk import records
 from gantk.config import load_config
 from gantk.data import Dataset, open_dataset
-from gantk.errors import ConfigError
+from gantk.errors import ConfigError, DataError
 from gantk.runs import find_checkpoint
 from gantk.runtime import connect
 from gantk.sampling import Sampler, load_sampler
@@ -149,11 +149,36 @@ def evaluate_checkpoint(
     report = evaluator.evaluate(generated_images(sampler, count, f"{config.name}:{found.checkpoint.state['step']}"))
     if is_main and found.run is not None:
         path = found.run / "eval" / f"{found.checkpoint.folder.name}-{count}.json"
-        values = report.to_dict()
-        records.write_json(path, values)
-        log_evaluation(found.run, found.checkpoint.kimg, values)
+        picture = write_report(path, report)
+        log_evaluation(found.run, found.checkpoint.kimg, report.to_dict(), picture)
+        if picture is not None:
+            notes.append(f"what the verdict is about: {picture}")
         notes.append(f"result: {path}; samples drawn in training: {found.run / 'samples'}")
     return Outcome(report, notes)
+
+
+def write_report(path: Path, report: Report) -> Path | None:
+    """Writes an evaluation to `path` (.json) and the verdict's picture beside it (.png); its path, where there is one."""
+    records.write_json(path, report.to_dict())
+    if report.picture is None:
+        return None
+    picture = path.with_suffix(".png")
+    records.write_atomic(picture, report.picture)
+    return picture
+
+
+def write_picture(path: Path, report: Report) -> None:
+    """Writes the picture of the collapse verdict to `path`.
+
+    Raises:
+        DataError: where there is none, as without held-out images.
+    """
+    if report.picture is None:
+        raise DataError(f"there is no picture to write to {path}: {report.collapse['reasons'][0]}")
+    try:
+        records.write_atomic(path, report.picture)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def evaluate_images(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from gantk_eval import distributed, memorisation
 from gantk_eval.cache import key_of, read_arrays, write_bytes
 from gantk_eval.cache import pack as pack_arrays
 from gantk_eval.collapse.calibration import PERMUTATIONS
-from gantk_eval.collapse.verdict import MOST_IMAGES, ClassEvidence, Evidence, inconclusive, judge
+from gantk_eval.collapse.verdict import inconclusive
+from gantk_eval.collapse_verdict import CollapseTest
 from gantk_eval.errors import DataError, UserError, WeightsError
 from gantk_eval.extractors import Extractor
 from gantk_eval.extractors.classifier import ClassifierExtractor
@@ -127,6 +129,7 @@ class Evaluator:
         self._no_classifier = ""
         self._scorer: Scorer | None = None
         self._memorisation: memorisation.MemorisationTest | None = None
+        self._collapse_test: CollapseTest | None = None
         self._lpips: LPIPS | None = None
         self._prepared = False
         if batch_size < 1:
@@ -363,11 +366,15 @@ class Evaluator:
         fingerprint: str,
         harvest: Harvest,
     ) -> Report:
+        pictures: list[bytes | None] = []
+
         def work() -> bytes:
             report = self._report(fake, features, wanted, subset_size, fingerprint, harvest)
+            pictures.append(report.picture)
             return report.to_json(indent=None).encode()
 
-        return Report.from_dict(json.loads(distributed.from_first(work)))
+        report = Report.from_dict(json.loads(distributed.from_first(work)))
+        return replace(report, picture=pictures[0] if pictures else None)
 
     # -- for images that come in batches (`streaming`) ------------------------------------------------------------------
 
@@ -492,12 +499,9 @@ class Evaluator:
         metrics |= extras
         names = dict.fromkeys((*wanted, *(name for name in metrics if name in METRICS)))
         protocol = self._protocol(len(fake), tuple(names), subset_size, fake_sha256)
-        return Report(
-            metrics,
-            self._judge(generated, reference, heldout),
-            protocol.to_dict(),
-            self._memorised(generated, reference, heldout),
-        )
+        collapse, picture = self._judge(fake, generated, reference, heldout)
+        memorised = self._memorised(generated, reference, heldout)
+        return Report(metrics, collapse, protocol.to_dict(), memorised, picture)
 
     def _memorised(
         self,
@@ -516,38 +520,31 @@ class Evaluator:
 
     def _judge(
         self,
+        fake: ImageSet,
         generated: dict[str, Features],
         reference: dict[str, Features],
         heldout: dict[str, Features] | None,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], bytes | None]:
+        """The verdict, and its picture where it could be told."""
         if not self._collapse:
-            return inconclusive("the collapse tests were turned off")
+            return inconclusive("the collapse tests were turned off"), None
         if heldout is None:
-            return inconclusive("no held-out images were given, and without them no test is calibrated (--heldout)")
+            return inconclusive(
+                "no held-out images were given, and without them no test is calibrated (--heldout)"
+            ), None
         if len(self.heldout or ()) < 20 or len(self.reference) < 20:
-            return inconclusive("fewer than 20 held-out or reference images; give some hundreds")
-        pixels = "pixel_pca"
-        classes = None
-        extractor = self._extractors.get("classifier")
-        if isinstance(extractor, ClassifierExtractor):
-            name = "classifier"
-            classes = ClassEvidence(
-                fake=generated[name].values,
-                heldout=heldout[name].values,
-                reference=reference[name].values[:MOST_IMAGES],
-                fake_classes=generated[name].classes,
-                heldout_classes=heldout[name].classes,
-                confusion=extractor.confusion,
-                class_names=self.reference.class_names,
+            return inconclusive("fewer than 20 held-out or reference images; give some hundreds"), None
+        if self._collapse_test is None:  # kept, for what it has worked out of the real images
+            self._collapse_test = CollapseTest(
+                self.reference,
+                reference,
+                heldout,
+                None if self.heldout is None else align_labels(self.heldout, self.reference),
+                self._no_classifier,
+                seed=self._seed,
+                permutations=self._permutations,
             )
-        evidence = Evidence(
-            generated[pixels].values,
-            heldout[pixels].values,
-            reference[pixels].values,
-            classes,
-            self._no_classifier or "the reference has no labels",
-        )
-        return judge(evidence, seed=self._seed, permutations=self._permutations)
+        return self._collapse_test.judge(fake, generated, align_labels(fake, self.reference))
 
     def _protocol(self, count: int, wanted: tuple[str, ...], subset_size: int, fake_sha256: str) -> Protocol:
         import torch

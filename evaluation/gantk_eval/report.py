@@ -45,6 +45,7 @@ class Report:
     each field that is None why; distances for each class stand under `classes`. `collapse`: verdict (`ok`, `suspect`,
     `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict (`memorised`, `ok`, `inconclusive`),
     reasons, and the numbers of `memorisation.MemorisationTest.judge`. `protocol`: how it was made.
+    `picture`: a PNG of what the collapse verdict is about, on the first process only; it is no part of the JSON.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -53,6 +54,7 @@ class Report:
     memorisation: dict[str, Any] = field(
         default_factory=lambda: {"verdict": "inconclusive", "reasons": ["memorisation was not tested"]}
     )
+    picture: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def verdict(self) -> str:
@@ -101,6 +103,7 @@ class Report:
         lines += self._warnings()
         lines += ["", f"collapse: {self.verdict}"]
         lines += [f"  - {reason}" for reason in self.collapse["reasons"]]
+        lines += _collapse_tables(self.collapse)
         lines += ["", f"memorisation: {self.memorisation['verdict']}"]
         lines += [f"  - {reason}" for reason in self.memorisation["reasons"]]
         protocol = self.protocol
@@ -116,6 +119,28 @@ class Report:
             if entry.get("warning"):
                 shared.setdefault(entry["warning"], []).append(name)
         return [f"too few images for {', '.join(names)}: {warning}" for warning, names in shared.items()]
+
+
+MOST_ROWS = 20
+
+
+def _collapse_tables(collapse: dict[str, Any]) -> list[str]:
+    """What is missing, with expected and seen counts, and the tests."""
+    lines = []
+    missing, tests = collapse.get("missing") or [], collapse.get("tests") or []
+    if missing:
+        width = max(len(str(entry["mode"])) for entry in missing[:MOST_ROWS])
+        width = max(width, len("missing or starved"))
+        lines += ["", f"  {'missing or starved'.ljust(width)}  expected  seen"]
+        for entry in missing[:MOST_ROWS]:
+            lines.append(f"  {str(entry['mode']).ljust(width)}  {entry['expected']:8,}  {entry['seen']:4,}")
+        if len(missing) > MOST_ROWS:
+            lines.append(f"  and {len(missing) - MOST_ROWS:,} more")
+    if tests:
+        width = max(len(test["name"]) for test in tests)
+        lines += ["", f"  {'test'.ljust(width)}  effect  p (adjusted)"]
+        lines += [f"  {test['name'].ljust(width)}  {test['effect']:6.2f}  {test['p_adjusted']:.3g}" for test in tests]
+    return lines
 
 
 def _number(value: float) -> str:

@@ -142,13 +142,13 @@ def flatten(report: Mapping[str, Any], prefix: str = "eval") -> dict[str, float 
     return {name: value for name, value in row.items() if value is not None}
 
 
-def log_evaluation(folder: Path, kimg: float, report: Mapping[str, Any]) -> None:
+def log_evaluation(folder: Path, kimg: float, report: Mapping[str, Any], picture: Path | None = None) -> None:
     """Adds a later evaluation (`gantk eval --ckpt`) of the checkpoint at `kimg` to its run's records.
 
     It becomes a row `eval_ckpt/…` of `metrics.jsonl`, in the W&B run that `folder/wandb.json` names and in
-    TensorBoard, where the run has those. It has a prefix of its own because scores from different numbers of
-    samples do not belong on one curve with training's `eval/…`. While the run trains, W&B is left alone (one
-    run takes one writer) and a line says so.
+    TensorBoard, where the run has those; so does the `picture` of its collapse verdict, a PNG file. It has a prefix
+    of its own because scores from different numbers of samples do not belong on one curve with training's `eval/…`.
+    While the run trains, W&B is left alone (one run takes one writer) and a line says so.
 
     Nothing is raised: the evaluation is done and its scores are what was asked for, so a run folder that
     cannot be written (someone else's, say) gets a warning.
@@ -169,6 +169,8 @@ def log_evaluation(folder: Path, kimg: float, report: Mapping[str, Any]) -> None
             sinks.append(WandbRun.of_evaluation(folder))
         tracker = Tracker(metrics, sinks)
         tracker.scores(kimg, report, prefix="eval_ckpt")
+        if picture is not None:
+            tracker.image(kimg, "eval_ckpt/collapse_picture", picture)
         tracker.finish()
     except UserError as error:
         log.warning("%s The evaluation itself is whole.", error)

@@ -249,7 +249,7 @@ class Trainer:
 
         A signal ends it: it is then due when the run goes on.
         """
-        from gantk.scoring import best_value, generated_images, is_better
+        from gantk.scoring import best_value, generated_images, is_better, write_report
 
         settle(self, {})
         config = self.config.evaluate
@@ -273,9 +273,10 @@ class Trainer:
             self.best, self.best_is_new, self.guard.best_verdict = score, True, report.verdict
         self.monitor.wants_evaluation = False
         if self.runtime.is_main:
-            values = report.to_dict()
-            records.write_json(self.folder / "eval" / f"{self.images:010d}.json", values)
-            self.tracker.scores(self.kimg, values)
+            picture = write_report(self.folder / "eval" / f"{self.images:010d}.json", report)
+            self.tracker.scores(self.kimg, report.to_dict())
+            if picture is not None:
+                self.tracker.image(self.kimg, "eval/collapse_picture", picture)
             self.progress.write(f"at {self.kimg:g} kimg\n{report.table()}")
             self.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])
         self._restart_clock()

@@ -283,6 +283,8 @@ def test_sampling_mistakes(run: Path, tmp_path: Path, gantk) -> None:  # type: i
         (("--ckpt", "a", "--reference", "b"), "`--reference` and `--heldout` go with `--images`"),
         (("--images", "a", "--reference", "b", "--samples", "5"), "`--samples` goes with `--ckpt`"),
         (("--ckpt", "a", "--fail-on", "fire"), "`--fail-on fire` is not known"),
+        (("--ckpt", "a", "--picture", "a.jpg"), "`--picture a.jpg` cannot be written"),
+        (("--ckpt", "a", "--picture", "no/such/folder/a.png"), "name a .png file in a folder that is there"),
     ],
 )
 def test_evaluation_options_that_do_not_go_together(arguments: tuple[str, ...], words: str, gantk) -> None:  # type: ignore[no-untyped-def]

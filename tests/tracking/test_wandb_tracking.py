@@ -73,7 +73,9 @@ def test_resume_and_evaluation_keep_the_id(tmp_path: Path, make_config: Any, rep
     resumed = Tracker.open(make_config(wandb="offline", wandb_project="fish"), tmp_path, resumed_kimg=0.0)
     resumed.log(1.0, {"loss/d": 0.5})
     resumed.finish()
-    log_evaluation(tmp_path, 1.0, report)
+    picture = tmp_path / "collapse.png"
+    save_grid(np.zeros((1, 8, 8, 3), dtype=np.uint8), picture)
+    log_evaluation(tmp_path, 1.0, report, picture)
 
     first, second, third = read_offline_runs(tmp_path)
     assert first.id == second.id == third.id
@@ -84,6 +86,7 @@ def test_resume_and_evaluation_keep_the_id(tmp_path: Path, make_config: Any, rep
     (row,) = [row for row in third.history if "eval_ckpt/fid" in row]
     assert (row["eval_ckpt/fid"], row["progress/kimg"]) == (12.5, 1.0)
     assert [row.get("eval_ckpt/fid") for row in read_metrics(tmp_path)] == [None, 12.5]
+    assert any("eval_ckpt/collapse_picture" in name for row in third.history for name in row)
 
     Tracker.open(config, tmp_path).finish()
     assert json.loads((tmp_path / "wandb.json").read_text())["id"] != first.id, "a new run has an id of its own"

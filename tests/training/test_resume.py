@@ -159,7 +159,8 @@ def test_the_weights_do_not_depend_on_what_is_logged_drawn_and_saved(tiny: Path)
     )  # fmt: skip
     assert_equal(final(quiet), final(busy))
     assert len([row for row in rows(busy) if "d/loss" in row]) == 12
-    assert len(list((busy.folder / "eval").iterdir())) == 2
+    assert len(list((busy.folder / "eval").glob("*.json"))) == 2
+    assert len(list((busy.folder / "eval").glob("*.png"))) == 2, "the pictures of the collapse verdict"
 
 
 def test_a_finished_run_can_be_lengthened(tiny: Path) -> None:

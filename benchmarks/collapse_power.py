@@ -1,0 +1,371 @@
+"""How often the collapse verdict is right, on real images in worlds whose diversity is known.
+
+    python -m benchmarks.collapse_power run --minutes 7        (again and again, until it says: complete)
+    python -m benchmarks.collapse_power table                  (what is there so far, as Markdown)
+    python -m benchmarks.collapse_power cost                   (time and memory at 10,000 and 50,000 samples)
+
+Each repetition draws generated-like and held-out images, without replacement and disjoint, from real images that the detector
+did not see, and asks for one verdict. A line of JSON a repetition is appended to results/collapse_power*.jsonl, and the table
+is worked out from these lines alone. Worlds: `collapse_worlds.py`. One process, one thread (OMP_NUM_THREADS=1) is enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gantk_eval.collapse.calibration import PERMUTATIONS, Relabellings
+from gantk_eval.collapse.known import Known
+from gantk_eval.collapse.verdict import ClassEvidence, Evidence, Judgement, examine, knowledge_of
+from gantk_eval.memorisation import MemorisationTest
+
+from benchmarks.collapse_worlds import Set, World, available, load_world
+
+RESULTS = Path(__file__).parent / "results" / "collapse_power.jsonl"
+SAMPLES, HELDOUT, FEW = 2000, 5000, 200
+
+
+Make = Callable[[World, np.ndarray, int, np.random.Generator, int], Set]
+"""(data, free rows of the pool, samples wanted, randomness, the class that it happens to) -> generated-like images."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A world: how its samples are made of the pool's rows, what should be said of it, and whether labels are given."""
+
+    name: str
+    make: Make
+    right: tuple[str, ...] = ()
+    """The kinds of reason of which one must be named; none: there is nothing to name."""
+    labelled: bool = False
+    names_class: bool = False
+    """Whether the reason must name the class that it happened to, each class in turn."""
+
+
+def _real(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+    return world.pool.take(rows[:n])
+
+
+def _fewer(keep: float) -> Make:
+    def make(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+        kept = rows[(world.pool.labels[rows] != target) | (generator.random(len(rows)) < keep)]
+        return world.pool.take(kept[:n])
+
+    return make
+
+
+def _repeated(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+    few = max(1, n // 4)  # 500 images for a set of 2,000
+    return world.pool.take(np.resize(rows[:few], n))
+
+
+def _changed(how: str) -> Make:
+    def make(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+        changed = world.changed[how]
+        if how == "early":  # a generator's samples have no places in the pool
+            return changed.take(generator.permutation(len(changed))[:n])
+        return changed.take(rows[rows < len(changed)][:n])
+
+    return make
+
+
+def _swapped(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+    found = world.pool.take(rows[:n])
+    exchange = np.arange(len(world.class_names))
+    other = (target + 2) % len(exchange)
+    exchange[[target, other]] = other, target
+    return replace(found, labels=exchange[found.labels])
+
+
+def _ignored(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+    found = world.pool.take(rows[:n])
+    return replace(found, labels=generator.permutation(found.labels))
+
+
+def _one_class_alike(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+    """Of one class only the tenth nearest to its mean is drawn: as many, but alike."""
+    pool = world.pool
+    mine = np.flatnonzero(pool.labels == target)
+    far = np.square(pool.pixels[mine] - pool.pixels[mine].mean(axis=0)).sum(axis=1)
+    typical = np.zeros(len(pool), dtype=bool)
+    typical[mine[np.argsort(far)[: len(mine) // 10]]] = True
+    others = rows[pool.labels[rows] != target]
+    alike = rows[typical[rows]]
+    share = min(len(alike), round(n * len(mine) / len(pool)))
+    return pool.take(np.concatenate([alike[:share], others[: n - share]]))
+
+
+def _copies(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+    return world.reference.take(generator.permutation(len(world.reference))[:n])
+
+
+COPIES = "copies of training images"
+CASES = {
+    case.name: case
+    for case in (
+        Case("real", _real),
+        Case("real, with labels", _real, labelled=True),
+        Case("class removed", _fewer(0.0), ("lost class",), names_class=True),
+        Case("class down to a fifth", _fewer(0.2), ("starved class", "lost class"), names_class=True),
+        Case("500 images repeated", _repeated, ("duplicates",)),
+        Case("nearest of 50 cluster means", _changed("means"), ("duplicates",)),
+        Case("halfway to class mean", _changed("blend"), ("shrinkage",)),
+        Case("one class all alike", _one_class_alike, ("class collapse",), labelled=True, names_class=True),
+        Case("labels of two classes swapped", _swapped, ("label swapped",), labelled=True, names_class=True),
+        Case("labels ignored", _ignored, ("label ignored",), labelled=True),
+        Case("blurred by 1 px", _changed("blur")),
+        Case("noise of 10/255", _changed("noise")),
+        Case("JPEG q30", _changed("jpeg")),
+        Case("early checkpoint of a GAN", _changed("early")),
+        Case(COPIES, _copies),
+    )
+}
+LOSSES = tuple(name for name, case in CASES.items() if case.right)
+
+
+def verdict_of(world: World, case: Case, seed: int, samples: int, heldout: int, known: Known) -> Judgement:
+    """One repetition."""
+    generator = np.random.default_rng([seed, samples])
+    order = generator.permutation(len(world.pool))
+    held, rest = order[:heldout], order[heldout:]
+    fake, real, reference = (
+        case.make(world, rest, samples, generator, target_of(world, seed)),
+        world.pool.take(held),
+        world.reference,
+    )
+    if len(fake) != samples:
+        raise ValueError(f"{case.name} of {world.name} has only {len(fake)} of {samples} images")
+    evidence = evidence_of(world, fake, real, reference, case.labelled)
+    return examine(evidence, seed=seed, known=known, relabellings=relabellings(samples, heldout))
+
+
+def target_of(world: World, seed: int) -> int:
+    """The class that a repetition's loss happens to."""
+    return seed % len(world.class_names)
+
+
+@cache
+def relabellings(samples: int, heldout: int) -> Relabellings:
+    """The same for all repetitions: it is the images that are drawn anew."""
+    return Relabellings.draw(samples, heldout, PERMUTATIONS, 0)
+
+
+def evidence_of(world: World, fake: Set, real: Set, reference: Set, labelled: bool = False) -> Evidence:
+    classes = ClassEvidence(
+        fake.deep,
+        real.deep,
+        reference.deep[:10_000],
+        fake.classes,
+        real.classes,
+        world.confusion,
+        world.class_names,
+        fake.labels if labelled else None,
+        real.labels if labelled else None,
+        fake.logits,
+        real.logits,
+    )
+    return Evidence(fake.pixels, real.pixels, reference.pixels[:10_000], classes)
+
+
+# -- running ------------------------------------------------------------------------------------------------------------
+
+
+def plan(names: Sequence[str], repetitions: int, others: int, few: int) -> Iterator[tuple[str, str, int, int]]:
+    """(data set, world, samples, seed), so ordered that a part of it is already a table with fewer repetitions."""
+    block = 20
+    for start in range(0, max(repetitions, others), block):
+        for data in names:
+            for samples in (SAMPLES, FEW):
+                for name in CASES:
+                    wanted = few if samples == FEW else repetitions if name == "real" else others
+                    for seed in range(start, min(start + block, wanted)):
+                        yield data, name, samples, seed
+
+
+def done(path: Path) -> list[dict[str, Any]]:
+    """The rows that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def row_of(world: World, case: Case, samples: int, seed: int, known: Known) -> dict[str, Any]:
+    """One repetition as a row: the verdict, and whether the right reason was given, and first."""
+    started = time.perf_counter()
+    found = verdict_of(world, case, seed, samples, HELDOUT, known)
+    name = world.class_names[target_of(world, seed)]
+    more = {"memorisation": memorised(world, case, seed, samples)} if case.name == COPIES and seed < 20 else {}
+    right = [
+        kind in case.right and (not case.names_class or f" {name} " in text)
+        for kind, text in zip(found.kinds, found.reasons, strict=False)
+    ]
+    return {
+        "data": world.name,
+        "world": case.name,
+        "samples": samples,
+        "seed": seed,
+        "verdict": found.verdict,
+        "named": any(right),
+        "first": bool(right) and right[0],
+        "kinds": list(dict.fromkeys(found.kinds)),
+        "realism": round(found.realism, 3),
+        "shift": round(found.shift, 3),
+        "seconds": round(time.perf_counter() - started, 3),
+        **more,
+    }
+
+
+_MEMORISATION: dict[str, MemorisationTest] = {}
+
+
+def memorised(world: World, case: Case, seed: int, samples: int) -> str:
+    """What the test of memorisation says of copies; its held-out images are those of the first repetition."""
+    if world.name not in _MEMORISATION:
+        held = np.random.default_rng([0, samples]).permutation(len(world.pool))[:HELDOUT]
+        _MEMORISATION[world.name] = MemorisationTest(world.pool.pixels[held], np.asarray(world.reference.pixels))
+    fake = case.make(world, np.arange(len(world.pool)), samples, np.random.default_rng(seed), 0)
+    return str(_MEMORISATION[world.name].judge(fake.pixels)["verdict"])
+
+
+def run(path: Path, names: Sequence[str], minutes: float, repetitions: int, others: int, few: int) -> None:
+    """Works through what is left of the plan for so many minutes."""
+    end = time.monotonic() + minutes * 60
+    there = {(row["data"], row["world"], row["samples"], row["seed"]) for row in done(path)}
+    worlds: dict[str, tuple[World, Known]] = {}
+    path.parent.mkdir(exist_ok=True)
+    left = [task for task in plan(names, repetitions, others, few) if task not in there]
+    with path.open("a") as file:
+        for number, (data, name, samples, seed) in enumerate(left):
+            if time.monotonic() > end:
+                print(f"{len(left) - number} repetitions are left: run this again", file=sys.stderr)
+                return
+            if data not in worlds:
+                world = load_world(data)
+                some = world.pool.take(np.arange(2))
+                worlds[data] = world, knowledge_of(evidence_of(world, some, some, world.reference))
+            world, known = worlds[data]
+            case = CASES[name]
+            if name == "early checkpoint of a GAN" and "early" not in world.changed:
+                continue
+            file.write(json.dumps(row_of(world, case, samples, seed, known)) + "\n")
+            file.flush()
+    print("complete", file=sys.stderr)
+
+
+# -- the table ----------------------------------------------------------------------------------------------------------
+
+
+def upper_bound(hits: int, count: int, level: float = 0.95) -> float:
+    """Clopper & Pearson's one-sided upper bound of a proportion."""
+    from scipy.stats import beta
+
+    return 1.0 if hits >= count else float(beta.ppf(level, hits + 1, count - hits))
+
+
+def lower_bound(hits: int, count: int, level: float = 0.95) -> float:
+    """Clopper & Pearson's one-sided lower bound."""
+    return 1.0 - upper_bound(count - hits, count, level)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All worlds at both numbers of samples, as Markdown."""
+    lines = []
+    for samples in (SAMPLES, FEW):
+        lines += [
+            f"**{samples:,} samples, {HELDOUT:,} held-out images**",
+            "",
+            "| data | world | repetitions | ok | suspect | collapsed | inconclusive | right reason | first | |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for data in dict.fromkeys(row["data"] for row in rows):
+            for name, case in CASES.items():
+                mine = [r for r in rows if (r["data"], r["world"], r["samples"]) == (data, name, samples)]
+                if mine:
+                    lines.append(_line(data, name, case, mine))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(data: str, name: str, case: Case, rows: list[dict[str, Any]]) -> str:
+    count = len(rows)
+    verdicts = Counter(row["verdict"] for row in rows)
+    found = verdicts["collapsed"] + verdicts["suspect"]
+    shares = [f"{verdicts[v] / count:.1%}" for v in ("ok", "suspect", "collapsed", "inconclusive")]
+    named = first = ""
+    if case.right:
+        named, first = (f"{sum(row[key] for row in rows) / count:.1%}" for key in ("named", "first"))
+        note = f"found in {found / count:.1%}, at least {lower_bound(found, count):.1%}"
+    elif name.startswith("real"):
+        other = count - verdicts["ok"]
+        note = f"not `ok` in {other / count:.1%}, at most {upper_bound(other, count):.1%}"
+        if found:
+            note += f"; false alarms {found / count:.1%}"
+    elif name == COPIES:
+        told = [row["memorisation"] == "memorised" for row in rows if "memorisation" in row]
+        note = f"memorisation reported in {np.mean(told):.1%} of {len(told)}; "
+        note += f"`collapsed` at most {upper_bound(verdicts['collapsed'], count):.1%}"
+    else:
+        note = f"`collapsed` at most {upper_bound(verdicts['collapsed'], count):.1%}"
+    return f"| {data} | {name} | {count} | {' | '.join(shares)} | {named} | {first} | {note} |"
+
+
+# -- cost ---------------------------------------------------------------------------------------------------------------
+
+
+def cost(data: str, samples: int, heldout: int) -> dict[str, Any]:
+    """Seconds and peak memory of one verdict on real images, features given and nothing worked out beforehand."""
+    world = load_world(data)
+    order = np.random.default_rng(0).permutation(len(world.pool))
+    fake, real = world.pool.take(order[heldout : heldout + samples]), world.pool.take(order[:heldout])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    found = examine(evidence_of(world, fake, real, world.reference))
+    return {
+        "data": data,
+        "samples": len(fake),
+        "heldout": heldout,
+        "verdict": found.verdict,
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "before_mb": before // 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table", "cost"))
+    parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--repetitions", type=int, default=500, help="of real data")
+    parser.add_argument("--others", type=int, default=100, help="of every other world")
+    parser.add_argument("--few", type=int, default=40, help=f"of every world at {FEW} samples")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--data", help="mnist, cifar10 or digits; run: all that there are")
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--heldout", type=int, default=10_000)
+    options = parser.parse_args()
+    if options.what == "run":
+        run(
+            options.results,
+            [options.data] if options.data else available(),
+            options.minutes,
+            options.repetitions,
+            options.others,
+            options.few,
+        )
+    elif options.what == "table":
+        files = sorted(options.results.parent.glob(f"{options.results.stem}*.jsonl"))
+        print(table([row for file in files for row in done(file)]))
+    else:
+        print(json.dumps(cost(options.data or available()[0], options.samples, options.heldout)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Real MNIST and CIFAR-10 as features, in worlds whose diversity is known, extracted once and kept in the cache folder.
+
+A data set is cut in two. On the *reference* the classifier is trained and everything is fitted. The *pool* is real data that
+the detector did not see: held-out and generated-like images are drawn from it without replacement. Worlds that change pixels
+are the first images of the pool, changed and extracted anew.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gantk_eval import ArrayImages, open_images
+from gantk_eval.cache import cached_arrays, key_of, pack, read_arrays, write_bytes
+from gantk_eval.extractors.classifier import ClassifierExtractor
+from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+from gantk_eval.paths import cache_folder
+
+REFERENCE = {"mnist": 15_000, "cifar10": 20_000, "digits": 700}
+CHANGED = 20_000
+"""So many images of the pool are extracted again in each world that changes pixels."""
+CHANGES = ("blur", "noise", "jpeg", "means", "blend")
+FORMAT = "worlds-2"
+FIELDS = ("pixels", "deep", "logits", "labels")
+
+
+@dataclass(frozen=True)
+class Set:
+    """Of some images: pixel-PCA and classifier features, class logits, true labels."""
+
+    pixels: np.ndarray
+    deep: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        return self.logits.argmax(axis=1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> Set:
+        return Set(*(getattr(self, field)[rows] for field in FIELDS))
+
+
+@dataclass(frozen=True)
+class World:
+    """A data set: `reference` and `pool`, the `changed` first images of the pool, and the classifier's confusion."""
+
+    name: str
+    reference: Set
+    pool: Set
+    changed: dict[str, Set]
+    confusion: np.ndarray
+    class_names: tuple[str, ...]
+    accuracy: float
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("GANTK_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+
+def read_images(name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """All images uint8 [n, H, W, C] in a seeded order, labels, class names; scikit-learn's digits as a stand-in."""
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images = (data.images / 16 * 255).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)[..., None]
+        labels, names = data.target.astype(np.int64), tuple("0123456789")
+    else:
+        sets = [open_images(data_folder() / f"{name}_{split}.parquet") for split in ("train", "test")]
+        images = np.concatenate([s.read(np.arange(len(s))) for s in sets])
+        labels = np.concatenate([s.labels for s in sets])
+        names = sets[0].class_names or tuple(str(i) for i in range(10))
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order], labels[order], names
+
+
+def available() -> tuple[str, ...]:
+    there = tuple(n for n in ("mnist", "cifar10") if (data_folder() / f"{n}_train.parquet").is_file())
+    return there or ("digits",)
+
+
+def change(images: np.ndarray, labels: np.ndarray, how: str, means: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """uint8 [n, H, W, C] changed: `blur` (Gaussian, sigma 1 px), `noise` (sigma 10), `jpeg` (quality 30), `blend` (halfway
+    to the class mean), `means` (the nearest of 50 cluster means, plus noise of sigma 2)."""
+    from PIL import Image, ImageFilter
+
+    generator = np.random.default_rng(1)
+    if how == "blend":
+        return np.rint((images.astype(np.float32) + means[labels]) / 2).astype(np.uint8)
+    if how == "noise":
+        return (images + generator.normal(0, 10, images.shape)).round().clip(0, 255).astype(np.uint8)
+    if how == "means":
+        flat = images.reshape(len(images), -1).astype(np.float32)
+        middle = centers.reshape(len(centers), -1)
+        nearest = ((middle**2).sum(1) - 2 * flat @ middle.T).argmin(axis=1)
+        return (centers[nearest] + generator.normal(0, 2, images.shape)).round().clip(0, 255).astype(np.uint8)
+    changed = np.empty_like(images)
+    for number, image in enumerate(images):
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        if how == "blur":
+            picture = picture.filter(ImageFilter.GaussianBlur(1))
+        else:
+            buffer = io.BytesIO()
+            picture.save(buffer, "JPEG", quality=30)
+            picture = Image.open(buffer)
+        changed[number] = np.asarray(picture).reshape(image.shape)
+    return changed
+
+
+def _extract(name: str) -> dict[str, np.ndarray]:
+    from sklearn.cluster import MiniBatchKMeans
+
+    images, labels, names = read_images(name)
+    size = REFERENCE[name]
+    reference = ArrayImages(images[:size], labels[:size], name=f"{name} reference")
+    classifier, pca = ClassifierExtractor(reference, floor=0.0), PixelPCAExtractor(reference)
+    arrays: dict[str, np.ndarray] = {"confusion": classifier.confusion, "names": np.array(names)}
+
+    def add(role: str, pictures: np.ndarray, truth: np.ndarray) -> None:
+        parts = np.array_split(np.arange(len(pictures)), len(pictures) // 500 + 1)
+        arrays[f"{role}.pixels"] = np.concatenate([pca.features(pictures[p]) for p in parts]).astype(np.float32)
+        arrays[f"{role}.deep"] = np.concatenate([classifier.features(pictures[p]) for p in parts])
+        arrays[f"{role}.logits"] = classifier.logits(arrays[f"{role}.deep"]).astype(np.float32)
+        arrays[f"{role}.labels"] = truth
+
+    add("reference", images[:size], labels[:size])
+    add("pool", images[size:], labels[size:])
+    few, truth = images[size : size + CHANGED], labels[size : size + CHANGED]
+    means = np.stack([few[truth == c].mean(axis=0) for c in range(len(names))])
+    flat = few[:10_000].reshape(len(few[:10_000]), -1).astype(np.float32)
+    clusters = MiniBatchKMeans(50, random_state=0, n_init=1).fit(flat).cluster_centers_
+    centers = clusters.reshape(50, *few.shape[1:])
+    for how in CHANGES:
+        add(how, change(few, truth, how, means, centers), truth)
+    return arrays
+
+
+def add_generator(name: str, checkpoint: str, count: int = 6000) -> None:
+    """Makes the world `early` of data set `name`: `count` samples of a gantk checkpoint, through the same extractors."""
+    import torch
+
+    from gantk.runs import find_checkpoint
+    from gantk.sampling import load_sampler
+
+    images, labels, _ = read_images(name)
+    size = REFERENCE[name]
+    reference = ArrayImages(images[:size], labels[:size], name=f"{name} reference")
+    classifier, pca = ClassifierExtractor(reference, floor=0.0), PixelPCAExtractor(reference)
+    sampler, _ = load_sampler(find_checkpoint(checkpoint).checkpoint, torch.device("cpu"), 0)
+    rows: dict[str, list[np.ndarray]] = {field: [] for field in FIELDS}
+    for part in np.array_split(np.arange(count), count // 500):
+        pictures = sampler.images(part)
+        if pictures.shape[1:] != images.shape[1:]:
+            raise ValueError(f"{checkpoint} makes images of {pictures.shape[1:]}, {name} has {images.shape[1:]}")
+        deep = classifier.features(pictures)
+        found = (pca.features(pictures).astype(np.float32), deep, classifier.logits(deep).astype(np.float32))
+        for field, values in zip(FIELDS, (*found, np.full(len(part), -1)), strict=True):
+            rows[field].append(values)
+    write_bytes(_early_path(name), pack({f"early.{field}": np.concatenate(rows[field]) for field in FIELDS}))
+
+
+def _early_path(name: str) -> Path:
+    return cache_folder() / "worlds" / f"{key_of({'format': FORMAT, 'name': name, 'world': 'early'})}.npz"
+
+
+def load_world(name: str) -> World:
+    """The data set's features, from the cache or extracted now (a minute or two)."""
+    arrays = cached_arrays(
+        "worlds", {"format": FORMAT, "name": name}, lambda: _extract(name), lambda a: "blend.deep" in a
+    )
+    early = read_arrays(_early_path(name)) or {}
+    arrays = {**arrays, **early}
+    changes = (*CHANGES, "early") if early else CHANGES
+
+    def part(role: str) -> Set:
+        return Set(*(arrays[f"{role}.{kind}"] for kind in FIELDS))
+
+    confusion = arrays["confusion"]
+    return World(
+        name,
+        part("reference"),
+        part("pool"),
+        {how: part(how) for how in changes},
+        confusion,
+        tuple(str(n) for n in arrays["names"]),
+        float(np.trace(confusion) / confusion.sum()),
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    if "--generator" in sys.argv:  # python -m benchmarks.collapse_worlds --generator mnist early_mnist
+        add_generator(sys.argv[-2], sys.argv[-1])
+    else:
+        for world in sys.argv[1:] or available():
+            found = load_world(world)
+            print(world, len(found.reference), len(found.pool), f"classifier {found.accuracy:.1%}")

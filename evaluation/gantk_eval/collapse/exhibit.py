@@ -1,0 +1,72 @@
+"""What a person should look at to believe a verdict: which images, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gantk_eval.collapse.duplicates import NEIGHBOURS, clusters
+from gantk_eval.collapse.known import Known
+from gantk_eval.collapse.neighbours import close_pairs
+from gantk_eval.collapse.verdict import Evidence, Judgement, deep_features, places
+
+__all__ = ["Exhibit", "exhibit"]
+
+ROWS = 8
+IN_ROW = 12
+POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing.
+    `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `real` [m, 2],
+    `fake` [n, 2]: held-out and generated features on the reference's two longest principal axes."""
+
+    missing: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
+    clusters: list[np.ndarray] = field(default_factory=list)
+    in_clusters: int = 0
+    real: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    fake: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+
+
+def exhibit(
+    evidence: Evidence, judgement: Judgement, known: Known, reference_labels: np.ndarray | None = None
+) -> Exhibit:
+    """Picks the images for a verdict on `evidence`; `reference_labels` [r] show what a lost class looks like."""
+    names = evidence.classes.class_names if evidence.classes is not None else None
+    missing = []
+    for entry in judgement.missing[:ROWS]:
+        rows = _rows_of(str(entry["mode"]), len(evidence.fake), known, reference_labels, names)
+        if len(rows):
+            missing.append((entry, rows[:IN_ROW]))
+    groups: list[np.ndarray] = []
+    if "duplicates" in judgement.kinds:
+        mine = places(len(evidence.fake), 0)
+        pairs = close_pairs(evidence.fake[mine], judgement.duplicate_distance, NEIGHBOURS)
+        groups = [mine[group] for group in clusters(*pairs, len(mine))]
+    fake, real, _ = deep_features(evidence)
+    mean, axes = known.map_axes
+    return Exhibit(
+        missing,
+        groups[:ROWS],
+        sum(len(group) for group in groups),
+        (real[:POINTS] - mean) @ axes,
+        (fake[:POINTS] - mean) @ axes,
+    )
+
+
+def _rows_of(mode: str, count: int, known: Known, labels: np.ndarray | None, names: Sequence[str] | None) -> np.ndarray:
+    """Reference rows in a region (the middle of it first) or of a class."""
+    if mode.startswith("region "):
+        cells, number = known.bins(min(count, len(places(count, 0)))), int(mode.removeprefix("region "))
+        inside = np.flatnonzero(cells.assign(known.deep) == number)
+        far = np.square(known.deep[inside] - cells.centers[number]).sum(axis=1)
+        return known.rows[inside[np.argsort(far)]]
+    if labels is None:
+        return np.empty(0, dtype=np.int64)
+    number = list(names).index(mode) if names is not None and mode in names else int(mode)
+    return np.flatnonzero(labels == number)

@@ -1,0 +1,425 @@
+"""Each collapse test alone: its arithmetic against the plain way, and what it says in a world that is made for it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from gantk_eval.collapse.bins import bins, fit_bins
+from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, benjamini_hochberg
+from gantk_eval.collapse.conditional import label_agreement
+from gantk_eval.collapse.coverage import coverage, make_balls, reach
+from gantk_eval.collapse.duplicates import clusters
+from gantk_eval.collapse.exhibit import Exhibit, exhibit
+from gantk_eval.collapse.label_shift import LabelShift, class_distance, class_shift, temperature
+from gantk_eval.collapse.neighbours import close_pairs, nearest_other
+from gantk_eval.collapse.pairs import pair_distance
+from gantk_eval.collapse.picture import draw
+from gantk_eval.collapse.spread import AXES, class_spread, mode_traces, within_mode
+from gantk_eval.collapse.vendi import vendi, vendi_axes
+from gantk_eval.collapse.verdict import ClassEvidence, Evidence, examine, judge, knowledge_of, ordered
+
+CLASSES, DIMS = 5, 24
+CENTERS = np.random.default_rng(3).standard_normal((CLASSES, DIMS)) * 0.55
+"""So near to each other that the best classifier there is errs on one image in six."""
+
+
+def images(count: int, seed: int, shares: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Features [count, 24] and true classes."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(CLASSES, count, p=shares)
+    return CENTERS[labels] + generator.standard_normal((count, DIMS)), labels
+
+
+def logits(features: np.ndarray) -> np.ndarray:
+    """Of the best classifier for equally frequent classes."""
+    return features @ CENTERS.T - np.square(CENTERS).sum(axis=1) / 2
+
+
+def confusion(count: int = 5000) -> np.ndarray:
+    features, labels = images(count, 77)
+    table = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    np.add.at(table, (labels, logits(features).argmax(axis=1)), 1)
+    return table
+
+
+def shares_of(index: int, left: float) -> np.ndarray:
+    shares = np.ones(CLASSES)
+    shares[index] = left
+    return shares / shares.sum()
+
+
+def evidence(
+    fake: np.ndarray, labels: np.ndarray | None = None, count: int = 2000, given: np.ndarray | None = None
+) -> Evidence:
+    """With a classifier; `given`: labels that the samples were asked to have."""
+    real, truth = images(count, 1)
+    reference, _ = images(4000, 2)
+    classes = ClassEvidence(
+        fake,
+        real,
+        reference,
+        logits(fake).argmax(axis=1),
+        logits(real).argmax(axis=1),
+        confusion(),
+        tuple("abcde"),
+        given,
+        None if given is None else truth,
+        logits(fake),
+        logits(real),
+    )
+    return Evidence(fake.copy(), real.copy(), reference.copy(), classes)
+
+
+def relabel(generated: int, heldout: int, count: int = 499) -> Relabellings:
+    return Relabellings.draw(generated, heldout, count, 0)
+
+
+# -- arithmetic ---------------------------------------------------------------------------------------------------------
+
+
+def test_relabellings_are_subsets_and_the_first_is_the_truth() -> None:
+    found = relabel(30, 70, 200)
+    assert found.members.shape == (201, 100)
+    assert (found.members.sum(axis=1) == 30).all()
+    assert found.members[0, :30].all()
+    assert found.members[1:].mean(axis=0).std() < 0.06, "each image is drawn as often as any other"
+    values = np.random.default_rng(0).standard_normal((100, 3))
+    assert np.allclose(found.sums(values), found.members @ values, atol=1e-4)
+
+
+def test_benjamini_hochberg() -> None:
+    p = np.array([0.9, 0.001, 0.0004, 0.02, 0.006])
+    # Sorted: 0.0004 <= 0.002, 0.001 <= 0.004, 0.006 <= 0.006, 0.02 > 0.008.
+    assert benjamini_hochberg(p, 0.01).tolist() == [False, True, True, False, True]
+    assert not benjamini_hochberg(np.full(5, 0.5)).any()
+
+
+def test_close_pairs_are_those_of_the_full_matrix() -> None:
+    generator = np.random.default_rng(0)
+    points = generator.standard_normal((1500, 4)) + 50
+    points[100:110] = points[5]
+    full = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(full, np.inf)
+    assert np.allclose(nearest_other(points), full.min(axis=1), atol=1e-9)
+    first, second = close_pairs(points, 0.2, 50)
+    expected = np.argwhere(full <= 0.2)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == {(i, j) for i, j in expected.tolist()}
+    few, _ = close_pairs(points, 0.2, 3)
+    assert np.bincount(few).max() == 3
+    groups = clusters(first, second, 1500)
+    assert {5, *range(100, 110)} <= set(groups[0].tolist())
+
+
+def test_coverage_is_the_share_of_balls_that_are_hit() -> None:
+    fake, real = images(300, 1)[0], images(400, 2)[0]
+    balls = make_balls(images(500, 3)[0], 300)
+    assert len(balls.radii) == 300
+    distance = np.linalg.norm(fake[:, None] - balls.centers[None], axis=2)
+    result = coverage(reach(np.concatenate([fake, real]), balls), 300, 1.0, relabel(300, 400))
+    assert 1 - result.statistic == pytest.approx((distance <= balls.radii).any(axis=0).mean(), abs=0.004)
+    assert abs(result.effect) < 0.02
+    assert result.p > 0.01
+    # k = 5, equally many images: 1 − (N choose ...)/... tends to 1 − 2^−5 = 0.969.
+    assert 1 - result.null_mean == pytest.approx(0.969, abs=0.015)
+
+
+def test_vendi_is_the_exponential_entropy_of_the_kernel() -> None:
+    fake, real, reference = (images(n, n)[0] for n in (200, 250, 900))
+    mean, axes = vendi_axes(reference)
+    result = vendi(np.concatenate([fake, real]), (mean, axes), relabel(200, 250))
+    unit = (fake - mean) @ axes
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(unit @ unit.T / len(unit))
+    values = values[values > 1e-9]
+    assert -result.statistic == pytest.approx(np.exp(-(values * np.log(values)).sum()), rel=1e-4)
+    assert abs(result.effect) < 0.1
+    one_direction = vendi(
+        np.concatenate([mean + (fake[:1] - mean) * np.ones((200, 1)), real]), (mean, axes), relabel(200, 250)
+    )
+    assert one_direction.severity == "collapsed"
+    assert one_direction.p == pytest.approx(1 / 500)
+
+
+def test_pair_distance_is_over_all_pairs() -> None:
+    fake, real = images(150, 1)[0], images(200, 2)[0]
+    squared = np.square(fake[:, None] - fake[None]).sum(axis=2)
+    expected = np.sqrt(squared[~np.eye(150, dtype=bool)].mean())
+    result = pair_distance(np.concatenate([fake, real]), 1.0, relabel(150, 200))
+    assert -result.statistic == pytest.approx(expected, rel=1e-4)
+    assert pair_distance(np.concatenate([0.5 * fake, real]), 1.0, relabel(150, 200)).effect == pytest.approx(
+        0.5, abs=0.1
+    )
+
+
+def test_mode_traces_are_the_traces_of_covariance_matrices() -> None:
+    (fake, labels), (real, others) = images(300, 1), images(400, 2)
+    modes = np.concatenate([labels, others])
+    traces = mode_traces(np.concatenate([fake, real]), modes, CLASSES + 1, relabel(300, 400, 20))
+    for k in range(CLASSES):
+        assert traces.variance[0, k] == pytest.approx(np.trace(np.cov(fake[labels == k][:, :AXES].T)), rel=1e-4)
+        assert traces.real[k] == pytest.approx(np.trace(np.cov(real[others == k][:, :AXES].T)), rel=1e-4)
+    assert traces.members[0].tolist() == [*np.bincount(labels, minlength=CLASSES).tolist(), 0]
+    assert traces.contrast == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_class_that_is_all_alike_is_named_and_others_are_not() -> None:
+    (fake, labels), (real, others) = images(1000, 1), images(1500, 2)
+    fake[labels == 2] = CENTERS[2] + 0.3 * (fake[labels == 2] - CENTERS[2])
+    traces = mode_traces(np.concatenate([fake, real]), np.concatenate([labels, others]), CLASSES, relabel(1000, 1500))
+    result = class_spread(traces, tuple("abcde"))
+    assert result.severity == "collapsed"
+    assert result.reasons == ["samples of class c vary by 9% of what its real images do"] or (
+        len(result.reasons) == 1 and "class c vary by" in result.reasons[0]
+    )
+    assert within_mode(traces).severity == "none"
+
+
+def test_maximum_likelihood_shares_are_right_and_their_bound_holds() -> None:
+    real, _ = images(4000, 1)
+    true = shares_of(2, 0.2)
+    found, covered = [], 0
+    for seed in range(30):
+        fake, _ = images(1000, 100 + seed, true)
+        shift = LabelShift.of(logits(fake), logits(real), float(np.trace(confusion()) / confusion().sum()))
+        shares = shift.shares()
+        found.append(shares)
+        covered += shift.upper(shares, 2) >= true[2]
+        assert shift.upper(shares, 2) > shares[2]
+    found_mean, spread = np.mean(found, axis=0), np.std(found, axis=0)
+    assert np.allclose(found_mean, true, atol=0.02)
+    assert covered >= 25, "a 95 % bound"
+    assert spread[2] == pytest.approx(shift.deviations(true, 1000)[2], rel=0.5)
+    # One step of Fisher scoring is a mean over images: at the held-out images' own shares it gives these back.
+    assert np.allclose(shift.influence(logits(real)).mean(axis=0), shift.prior, atol=1e-6)
+
+
+def test_a_lost_class_has_a_bound_above_zero() -> None:
+    real, _ = images(4000, 1)
+    fake, _ = images(1000, 5, shares_of(2, 0.0))
+    shift = LabelShift.of(logits(fake), logits(real), 0.83)
+    shares = shift.shares()
+    assert shares[2] < 0.02
+    assert 0.001 < shift.upper(shares, 2) < 0.05
+
+
+def test_temperature_makes_confidence_match_accuracy() -> None:
+    features, labels = images(4000, 1)
+    accuracy = float((logits(features).argmax(axis=1) == labels).mean())
+    assert temperature(3.0 * logits(features), accuracy) == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_class_shift_sees_moved_classes_and_no_lost_ones() -> None:
+    real, truth = images(3000, 1)
+    fake, labels = images(2000, 2, shares_of(0, 0.0))
+    assert abs(class_shift(fake, real, labels, truth)) < 0.02
+    apart = np.linalg.norm(CENTERS[:, None] - CENTERS[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    step = 0.5 * apart.min() * np.ones(DIMS) / np.sqrt(DIMS)
+    expected = np.median(np.square(step).sum() / np.square(apart.min(axis=1)[1:]))
+    assert class_shift(fake + step, real, labels, truth) == pytest.approx(expected, rel=0.25)
+
+
+def test_class_distance_sees_samples_that_belong_to_no_class() -> None:
+    real, truth = images(3000, 1)
+    fake, labels = images(2000, 2, shares_of(0, 0.0))
+    assert class_distance(fake, real, labels, truth) == pytest.approx(1.0, abs=0.05)
+    scattered = CENTERS[2] + 2.0 * np.random.default_rng(0).standard_normal((2000, DIMS))
+    assert class_distance(scattered, real, np.full(2000, 2), truth) == pytest.approx(4.0, rel=0.1)
+
+
+def test_strokes_that_are_all_called_one_class_are_poor_quality() -> None:
+    # As near to real images as they should be, for they are near one class, but wider than it: no class is *lost*.
+    generator = np.random.default_rng(0)
+    scattered = CENTERS[2] + 1.5 * generator.standard_normal((2000, DIMS)) * (np.arange(DIMS) < 12)
+    found = examine(evidence(scattered), permutations=499)
+    assert "lost class" not in found.kinds, found.reasons
+
+
+def test_bins_name_the_region_that_is_left_out() -> None:
+    reference = images(6000, 3)[0]
+    cells = fit_bins(reference, 1000)
+    assert cells.shares.sum() == pytest.approx(1.0)
+    fake, real = images(3000, 1)[0], images(1500, 2)[0]
+    where = cells.assign(real)
+    biggest = np.argsort(-cells.shares)[:10]
+    fake = fake[~np.isin(cells.assign(fake), biggest)][:1000]
+    result = bins(cells.assign(fake), where, cells.shares, relabel(1000, 1500), names="region")
+    assert result.severity in ("suspect", "collapsed")
+    assert {m["mode"] for m in result.missing} == {f"region {i}" for i in biggest}
+    assert all(m["seen"] == 0 for m in result.missing)
+    calm = bins(cells.assign(images(1000, 9)[0]), where, cells.shares, relabel(1000, 1500))
+    assert calm.severity == "none"
+    assert calm.missing == []
+
+
+def test_labels_swapped_ignored_and_right() -> None:
+    (fake, labels), (real, truth) = images(1000, 1), images(1500, 2)
+    predicted = np.concatenate([logits(fake).argmax(axis=1), logits(real).argmax(axis=1)])
+
+    def result(given: np.ndarray) -> TestResult:
+        both = np.concatenate([given, truth])
+        return label_agreement(predicted, both, confusion(), relabel(1000, 1500), class_names=tuple("abcde"))
+
+    assert result(labels).severity == "none"
+    swap = np.array([0, 3, 2, 1, 4])
+    swapped = result(swap[labels])
+    assert swapped.severity == "suspect"
+    assert "labels b and d are swapped" in swapped.reasons[0]
+    assert len(swapped.reasons) == 1
+    ignored = result(np.random.default_rng(0).permutation(labels))
+    assert "the label is ignored" in ignored.reasons[0]
+    unknown = labels.copy()
+    unknown[:200] = -1
+    assert result(unknown).severity == "none"
+
+
+# -- verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def kinds(found: Evidence) -> tuple[str, list[str], list[str]]:
+    judgement = examine(found, permutations=1999)
+    return judgement.verdict, judgement.kinds, judgement.reasons
+
+
+def test_real_images_are_ok_labelled_or_not() -> None:
+    fake, labels = images(2000, 5)
+    assert kinds(evidence(fake))[0] == "ok"
+    assert kinds(evidence(fake, given=labels))[0] == "ok"
+
+
+def test_starved_class_is_named_by_likelihood() -> None:
+    verdict, found, reasons = kinds(evidence(images(2000, 5, shares_of(1, 0.2))[0]))
+    assert verdict == "suspect"
+    assert found[0] == "starved class"
+    assert reasons[0].startswith("class b has")
+
+
+def test_shrinkage_comes_before_the_regions_that_it_empties() -> None:
+    fake, labels = images(2000, 5)
+    verdict, found, _ = kinds(evidence(CENTERS[labels] + 0.65 * (fake - CENTERS[labels])))
+    assert verdict in ("suspect", "collapsed")
+    assert found[0] == "shrinkage"
+    assert "class collapse" not in found, "all classes shrink: said once"
+
+
+def test_the_documented_order_of_reasons() -> None:
+    given = [Reason(kind, kind) for kind in ("diversity", "lost mode", "class collapse", "starved class", "duplicates")]
+    assert [str(r) for r in ordered(given)] == [
+        "duplicates",
+        "starved class",
+        "lost mode",
+        "class collapse",
+        "diversity",
+    ]
+    with_cause = ordered([*given, Reason("shrinkage", "shrinkage")])
+    assert [str(r) for r in with_cause] == ["duplicates", "starved class", "shrinkage", "lost mode", "diversity"]
+
+
+def test_swapped_labels_are_suspect_and_no_lost_diversity() -> None:
+    fake, labels = images(2000, 5)
+    verdict, found, _ = kinds(evidence(fake, given=np.array([2, 1, 0, 3, 4])[labels]))
+    assert verdict == "suspect"
+    assert found == ["label swapped"]
+
+
+def test_moved_classes_are_poor_quality() -> None:
+    fake, _ = images(2000, 5, shares_of(1, 0.0))
+    verdict, _, reasons = kinds(evidence(fake + 0.5 * np.ones(DIMS)))
+    assert verdict == "inconclusive"
+    assert reasons[0].startswith("quality")
+
+
+def test_too_few_samples_are_not_called_ok() -> None:
+    verdict, _, reasons = kinds(evidence(images(120, 5)[0]))
+    assert verdict == "inconclusive"
+    assert "down to a fifth" in reasons[0]
+
+
+def test_a_folder_sorted_by_class_is_judged_by_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantk_eval.collapse import verdict
+
+    fake, labels = images(3000, 5)
+    monkeypatch.setattr(verdict, "MOST_IMAGES", 1500)
+    assert kinds(evidence(fake[np.argsort(labels)]))[0] == "ok"
+
+
+def ring(count: int, seed: int, modes: int = 8, keep: int = 8, sigma: float = 0.02) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    angle = 2 * np.pi * generator.integers(0, keep, count) / modes
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1) + sigma * generator.standard_normal((count, 2))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 4, 7])
+def test_points_in_the_plane_without_labels(lost: int) -> None:
+    found = judge(
+        Evidence(ring(2000, 1, keep=8 - lost), ring(2000, 2), ring(6000, 3), no_classes_because=""), permutations=1999
+    )
+    if lost == 0:
+        assert found["verdict"] == "ok", found
+    else:
+        assert found["verdict"] in ("suspect", "collapsed"), found
+        missing = sum(m["expected"] for m in found["missing"])
+        assert missing == pytest.approx(2000 * lost / 8, rel=0.35), "what is missing is what was left out"
+
+
+def test_points_that_huddle_in_the_middle_of_their_modes() -> None:
+    found = examine(
+        Evidence(ring(2000, 1, sigma=0.008), ring(2000, 2), ring(6000, 3), no_classes_because=""), permutations=1999
+    )
+    assert found.verdict in ("suspect", "collapsed")
+
+
+def test_deep_features_take_the_place_of_classes() -> None:
+    fake, real, reference = (images(n, n)[0] for n in (2001, 2002, 4000))
+    deep = (fake, real, reference)
+    found = judge(Evidence(fake[:, :3], real[:, :3], reference[:, :3], None, "", deep))
+    assert found["verdict"] == "ok", found
+    pixels_only = judge(Evidence(fake[:, :3], real[:, :3], reference[:, :3]))
+    assert pixels_only["verdict"] == "inconclusive"
+
+
+# -- what a user sees ---------------------------------------------------------------------------------------------------
+
+
+def test_exhibit_and_picture_show_what_is_missing() -> None:
+    from PIL import Image
+
+    fake, _ = images(1500, 5, shares_of(1, 0.0))
+    fake = np.concatenate([fake, np.repeat(fake[:50], 10, axis=0)])
+    given = evidence(fake)
+    known = knowledge_of(given)
+    judgement = examine(given, known=known)
+    labels = images(4000, 2)[1]
+    shown = exhibit(given, judgement, known, labels)
+    assert judgement.kinds[0] == "duplicates"
+    entry, rows = shown.missing[0]
+    assert entry["mode"] == "b"
+    assert (labels[rows] == 1).all()
+    assert 550 <= shown.in_clusters <= 560
+    assert all(len(group) >= 11 for group in shown.clusters)
+    assert len(np.unique(fake[shown.clusters[-1]], axis=0)) == 1
+    asked: list[np.ndarray] = []
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows)
+        return np.full((len(rows), 6, 6, 3), 200, dtype=np.uint8)
+
+    png = draw(judgement.verdict, judgement.reasons, shown, read, read)
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape[1] > 900
+    assert len(asked) == len(shown.missing) + len(shown.clusters)
+    assert (pixels == (200, 62, 40)).all(axis=2).any(), "generated features are on the map"
+    assert (pixels == (200, 200, 200)).all(axis=2).sum() > 40 * 40, "the images are there"
+
+
+def test_a_picture_without_findings_or_kept_samples() -> None:
+    def gone(rows: np.ndarray) -> np.ndarray:
+        raise RuntimeError("not kept")
+
+    calm = draw("ok", ["no class is lost"], Exhibit(), gone, gone)
+    assert calm.startswith(b"\x89PNG")
+    stream = draw("collapsed", ["copies"], Exhibit(clusters=[np.arange(3)], in_clusters=3), gone, gone)
+    assert stream.startswith(b"\x89PNG")
