@@ -326,7 +326,7 @@ def cost(data: str, samples: int, heldout: int) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(world.pool))
     fake, real = world.pool.take(order[heldout : heldout + samples]), world.pool.take(order[:heldout])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     found = examine(evidence_of(world, fake, real, world.reference))
     return {
         "data": data,
@@ -334,6 +334,7 @@ def cost(data: str, samples: int, heldout: int) -> dict[str, Any]:
         "heldout": heldout,
         "verdict": found.verdict,
         "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time() - used, 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "before_mb": before // 1024,
     }

@@ -13,7 +13,7 @@ from gantk_eval.collapse.coverage import coverage, make_balls, reach
 from gantk_eval.collapse.duplicates import clusters
 from gantk_eval.collapse.exhibit import Exhibit, exhibit
 from gantk_eval.collapse.label_shift import LabelShift, class_distance, class_shift, temperature
-from gantk_eval.collapse.neighbours import close_pairs, nearest_other
+from gantk_eval.collapse.neighbours import close_pairs, kth_other, nearest_other
 from gantk_eval.collapse.pairs import pair_distance
 from gantk_eval.collapse.picture import draw
 from gantk_eval.collapse.spread import AXES, class_spread, mode_traces, within_mode
@@ -103,6 +103,7 @@ def test_close_pairs_are_those_of_the_full_matrix() -> None:
     full = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(full, np.inf)
     assert np.allclose(nearest_other(points), full.min(axis=1), atol=1e-9)
+    assert np.allclose(kth_other(points, 5), np.sort(full, axis=1)[:, 4], atol=1e-2)
     first, second = close_pairs(points, 0.2, 50)
     expected = np.argwhere(full <= 0.2)
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == {(i, j) for i, j in expected.tolist()}

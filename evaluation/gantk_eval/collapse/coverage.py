@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, result_of
-from gantk_eval.collapse.neighbours import nearest, squared_distances
+from gantk_eval.collapse.neighbours import kth_other, squared_distances
 
 __all__ = ["Balls", "Reach", "coverage", "make_balls", "reach"]
 
@@ -28,7 +28,7 @@ def make_balls(reference: np.ndarray, count: int, seed: int = 0) -> Balls:
     """Of as many real images as there are samples (`count`), at most 10,000: with many more samples than balls all are hit."""
     number = min(count, len(reference), MOST_BALLS)
     centers = reference[np.sort(np.random.default_rng(seed).permutation(len(reference))[:number])]
-    return Balls(centers, nearest(centers, centers, NEIGHBOURS, itself=True)[0][:, -1])
+    return Balls(centers, kth_other(centers, NEIGHBOURS))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["close_pairs", "nearest", "nearest_distance", "nearest_other", "squared_distances"]
+__all__ = ["close_pairs", "kth_other", "nearest", "nearest_distance", "nearest_other", "squared_distances"]
 
 BLOCK = 1024
 
@@ -53,6 +53,16 @@ def nearest_other(points: np.ndarray) -> np.ndarray:
         squared[np.arange(len(squared)), places] = np.inf
         other = squared.argmin(axis=1)
         found[rows] = np.sqrt(np.square(centred[places] - centred[other]).sum(axis=1, dtype=np.float64))
+    return found
+
+
+def kth_other(points: np.ndarray, k: int) -> np.ndarray:
+    """float64 [n]: how far each point's k-th nearest other is, as far as float32 tells."""
+    k = min(k, len(points) - 1)
+    found = np.empty(len(points))
+    for rows, squared in squared_distances(points, points):
+        squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
+        found[rows] = np.sqrt(np.maximum(np.partition(squared, k - 1, axis=1)[:, k - 1], 0.0))
     return found
 
 
