@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import platform
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import accelerate
+import numpy
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
@@ -20,6 +23,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32
 from torch import Tensor, nn
 
+import gantk
 from gantk.config.schema import TrainConfig
 from gantk.errors import ConfigError
 from gantk.records import processor_name
@@ -47,6 +51,13 @@ class InForce:
     compile: bool
     sync_batchnorm: bool
     torch: str
+    gantk: str
+    accelerate: str
+    numpy: str
+    python: str
+    cuda: str | None
+    """The version that PyTorch was built for; None where it was built for CPUs, as for `cudnn`."""
+    cudnn: int | None
 
     def sentence(self) -> str:
         processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
@@ -270,6 +281,12 @@ class Runtime:
             compile=self.compile,
             sync_batchnorm=self.sync_batchnorm,
             torch=torch.__version__,
+            gantk=gantk.__version__,
+            accelerate=accelerate.__version__,
+            numpy=numpy.__version__,
+            python=platform.python_version(),
+            cuda=torch.version.cuda,
+            cudnn=torch.backends.cudnn.version(),
         )
 
     def _refuse_unsupported(self) -> None:

@@ -324,17 +324,44 @@ def dump_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            k: v for key, item in value.items() for k, v in _flatten(item, f"{path}.{key}" if path else key).items()
+        }
+    return {path: value}
+
+
+def keys_left_out(path: str | Path) -> dict[str, Any]:
+    """The keys that the file does not have, and the values that they have by default now.
+
+    Of a file that `dump_yaml` wrote, those that have come since.
+    """
+    written = _flatten(read_yaml(path))
+    whole = _flatten(load_config(path).model_dump(mode="json"))
+    return {key: value for key, value in whole.items() if key not in written}
+
+
+def with_ends(config: Config) -> Config:
+    """The same config, with `train.kimg` written where a learning-rate schedule ends at it for want of an `end_kimg`."""
+    optimizer = config.optimizer
+
+    def ended(schedule: Any) -> dict[str, Any]:
+        follows = schedule.type != "constant" and schedule.end_kimg is None
+        return {"end_kimg": config.train.kimg} if follows else {}
+
+    common = optimizer.schedule.model_copy(update=ended(optimizer.schedule))
+    phases = dict(optimizer.phases)
+    for name, settings in phases.items():
+        if "schedule" in settings and (end := ended(optimizer.of(name).schedule)):
+            phases[name] = {**settings, "schedule": {**settings["schedule"], **end}}
+    return config.model_copy(update={"optimizer": optimizer.model_copy(update={"schedule": common, "phases": phases})})
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """The keys that differ, as `key: old → new`."""
 
-    def flatten(value: Any, path: str = "") -> dict[str, Any]:
-        if isinstance(value, Mapping):
-            return {
-                k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()
-            }
-        return {path: value}
-
-    a, b = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     missing = "(not set)"
     return [
         f"{key}: {a.get(key, missing)} → {b.get(key, missing)}"

@@ -195,7 +195,9 @@ class TrainConfig(Section):
     accumulation: int = Field(1, ge=1)
     """Micro-batches that each process splits its share of a step into, for when it does not fit in memory."""
     precision: Literal["auto", "no", "bf16", "fp16", "float64"] = "auto"
-    """`auto`: bf16 where the hardware has it, else fp32 (`no`). `fp16` needs a GPU. `float64` is for checking gradients."""
+    """`auto`: bf16 where the hardware has it, else fp32 (`no`). `fp16` needs a GPU; its gradient scaler
+    skips updates until it has found its scale, and 32 of one phase in a row end the run with exit code 5. `float64` is for
+    checking gradients."""
 
     @field_validator("precision", mode="before")
     @classmethod

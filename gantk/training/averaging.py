@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gantk.networks.layers import after_update
 
@@ -25,13 +26,30 @@ class Averaged:
         }
 
     @torch.no_grad()
-    def update(self, networks: dict[str, nn.Module], images: int, batch_size: int) -> None:
-        """`images` seen so far, of which `batch_size` in this step."""
+    def update(
+        self,
+        networks: Mapping[str, nn.Module],
+        images: int,
+        batch_size: int,
+        stood_still: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`images` seen so far, of which `batch_size` in this step.
+
+        `stood_still`: for networks of which a step may have been withheld, a scalar on the device that is not 0 where it
+        was: their average then stays as it is, too.
+        """
         half_life = min(self.half_life, images / 10)
         weight = 1 - 0.5 ** (batch_size / half_life) if half_life > 0 else 1.0
         for name, average in self.networks.items():
             source = networks[name]
-            torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), weight)
-            for mine, theirs in zip(average.buffers(), source.buffers(), strict=True):
-                mine.copy_(theirs)
+            still = (stood_still or {}).get(name)
+            mine: list[Tensor] = list(average.parameters())
+            theirs: list[Tensor] = list(source.parameters())
+            torch._foreach_lerp_(mine, [_or(still, a, b) for a, b in zip(mine, theirs, strict=True)], weight)
+            for buffer, new in zip(average.buffers(), source.buffers(), strict=True):
+                buffer.copy_(_or(still, buffer, new))
             after_update(average)
+
+
+def _or(still: Tensor | None, mine: Tensor, theirs: Tensor) -> Tensor:
+    return theirs if still is None else torch.where(still.bool(), mine, theirs)

@@ -48,7 +48,7 @@ class Logging(Hook):
         trainer.objective.after_step(trainer.images, values)
         rates = {f"{name}/lr": player.rate for name, player in trainer.runner.players.items()}
         values = {**values, **rates, "speed/images_per_second": speed}
-        if trainer.config.train.on_nonfinite == "skip":
+        if trainer.runner.may_go_on:
             values |= {f"{name}/skipped": count for name, count in trainer.runner.watch.counts().items()}
         if trainer.runtime.is_main:
             trainer.tracker.log(trainer.kimg, values)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("gantk")
 
 
+SCALER_LIMIT = 32
+"""Updates in a row that the gradient scaler of fp16 may withhold in one phase. Each halves its scale, which starts at 2¹⁶: a
+gradient that overflows at 2⁻¹⁶ still does so for another reason than its scale."""
+
+
 class Watch:
     """What was not finite since the last look, for each phase; all of it stays on the device until somebody looks."""
 
@@ -33,6 +38,12 @@ class Watch:
         self.parameters: dict[str, list[str]] = {}
         self.skipped = dict.fromkeys(names, 0)
         """Updates withheld up to the last look."""
+        self.scaled_away = {name: torch.zeros((), device=device) for name in names}
+        """Updates that the gradient scaler withheld, for which it lowered its scale, as it must now and then."""
+        self.in_a_row = {name: torch.zeros((), device=device) for name in names}
+        """Those of them since the last update that was not withheld."""
+        self.stood_still: dict[str, Tensor] = {}
+        """1.0 for each network of which this step's updates were all withheld."""
 
     def guard(self, phase: str, loss: Tensor) -> Tensor:
         """`loss`, whose gradient is no number where it is none itself: so all processes hear of it, without asking."""
@@ -40,19 +51,45 @@ class Watch:
         self.losses[phase] += (~finite).float()
         return loss * torch.where(finite, 1.0, math.nan)
 
-    def flag(self, phase: str, names: list[str], norms: Tensor, total: Tensor) -> Tensor:
-        """1.0 where the update must be withheld, else 0.0, for the norm of each parameter's gradient and of all."""
-        if self.parameters.get(phase) != names:
-            self.parameters[phase], self.gradients[phase] = names, torch.zeros_like(norms)
-        self.gradients[phase] += ~norms.isfinite()
+    def begin_step(self) -> None:
+        self.stood_still = {}
+
+    def flag(self, phase: Phase, names: list[str], norms: Tensor, total: Tensor, scaled: bool = False) -> Tensor:
+        """1.0 where the update must be withheld, else 0.0, for the norm of each parameter's gradient and of all.
+
+        `scaled`: it is the gradient scaler that withholds it.
+        """
+        if self.parameters.get(phase.name) != names:
+            self.parameters[phase.name], self.gradients[phase.name] = names, torch.zeros_like(norms)
+        self.gradients[phase.name] += ~norms.isfinite()
         withheld = (~total.isfinite()).float()
-        self.withheld[phase] += withheld
+        if scaled:
+            self.scaled_away[phase.name] += withheld
+            self.in_a_row[phase.name].add_(1).mul_(withheld)
+            # What it has got over names no layer later.
+            self.gradients[phase.name] *= withheld
+        else:
+            self.withheld[phase.name] += withheld
+        for network in phase.trains:
+            before = self.stood_still.get(network)
+            self.stood_still[network] = withheld if before is None else before * withheld
         return withheld
 
     def counts(self) -> dict[str, int]:
         """The updates withheld so far, by phase; reads the device."""
-        new = torch.stack(list(self.withheld.values())).tolist()
-        return {name: self.skipped[name] + round(count) for name, count in zip(self.withheld, new, strict=True)}
+        new = torch.stack([self.withheld[name] + self.scaled_away[name] for name in self.skipped]).tolist()
+        return {name: self.skipped[name] + round(count) for name, count in zip(self.skipped, new, strict=True)}
+
+    def scaler_state(self) -> dict[str, list[int]]:
+        """What the gradient scaler withheld in each phase, in all and in a row; reads the device."""
+        return {
+            name: [round(float(all_of[name])) for all_of in (self.scaled_away, self.in_a_row)] for name in self.skipped
+        }
+
+    def load_scaler_state(self, state: Mapping[str, list[int]]) -> None:
+        for name, (total, row) in state.items():
+            self.scaled_away[name].fill_(total)
+            self.in_a_row[name].fill_(row)
 
     def forget(self) -> None:
         for tensors in (self.withheld, self.losses, self.gradients):
@@ -94,7 +131,9 @@ def settle(trainer: Trainer, values: Mapping[str, float]) -> None:
     watch, train = trainer.runner.watch, trainer.config.train
     names = list(watch.withheld)
     counts = torch.stack([watch.withheld[name] for name in names]).tolist()
-    bad = [
+    rows = torch.stack([watch.in_a_row[name] for name in names]).tolist()
+    stuck = {name: round(row) for name, row in zip(names, rows, strict=True) if row >= SCALER_LIMIT}
+    bad = [*stuck] or [
         name
         for name, count in zip(names, counts, strict=True)
         if count > 0 or not math.isfinite(values.get(f"{name}/loss", 0.0))
@@ -106,7 +145,7 @@ def settle(trainer: Trainer, values: Mapping[str, float]) -> None:
         # With a gradient scaler it is the scaler that withholds: an interval counts once then.
         watch.skipped[name] += max(round(count), int(name in bad))
     total = sum(watch.skipped.values())
-    if train.on_nonfinite == "skip" and total <= train.max_skipped:
+    if train.on_nonfinite == "skip" and total <= train.max_skipped and not stuck:
         told = "; ".join(_what(trainer, name) for name in bad)
         log.warning("%s; skipped, %d updates of at most %d so far", told, total, train.max_skipped)
         trainer.buffers.mend()
@@ -122,6 +161,10 @@ def settle(trainer: Trainer, values: Mapping[str, float]) -> None:
         if total > train.max_skipped
         else ""
     )
+    if stuck:
+        told += (
+            f", and the gradient scaler of fp16 has skipped {stuck[bad[0]]} updates in a row, which no scale can help"
+        )
     raise DivergedError(
         f"{told}; no weights were touched by it; {bound if train.on_nonfinite == 'skip' else ''}the last finite state is "
         f"{kept}: lower `optimizer.phases.{plays_with}.lr`, or set `clip_norm` there"

@@ -45,6 +45,13 @@ class PhaseRunner:
         for player in self.players.values():
             player.prepared = runtime.accelerator.prepare_optimizer(player.optimizer)
         self.watch = Watch(objective.phases, runtime.device)
+        self.scaled = runtime.in_force.precision == "fp16"
+        """Whether gradients are scaled, and a scaler withholds those that overflow."""
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the run goes on when an update was withheld."""
+        return self.scaled or self.train.on_nonfinite == "skip"
 
     @staticmethod
     def _check(objective: Objective, train: TrainConfig, optimizer: OptimizerConfig) -> None:
@@ -108,7 +115,7 @@ class PhaseRunner:
         yield
 
     def _update(self, phase: Phase, player: Player) -> None:
-        scaled = self.runtime.in_force.precision == "fp16"
+        scaled = self.scaled
         if scaled:
             self.runtime.accelerator.unscale_gradients(player.prepared)
         gradients = player.gradients()
@@ -118,11 +125,11 @@ class PhaseRunner:
         if player.settings.clip_norm is not None:
             shrink = (player.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, shrink.to(gradients[0].dtype))
+        withheld = self.watch.flag(phase, player.names_with_gradient(), norms, norm, scaled)
         if scaled:
             # The gradient scaler withholds the update itself, lowers its scale, and goes on: that is its way.
             player.prepared.step()
         else:
-            withheld = self.watch.flag(phase.name, player.names_with_gradient(), norms, norm)
             if getattr(player.optimizer, "_step_supports_amp_scaling", False):
                 player.optimizer.found_inf = withheld  # type: ignore[attr-defined]
                 player.prepared.step()

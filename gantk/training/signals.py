@@ -18,7 +18,7 @@ AGAIN_SECONDS = 1.0
 """A second interrupt this long after the first is a person who will not wait. Sooner, it is the same one: a terminal
 interrupts launcher and trainers alike, and the launcher hands its own on to the trainers."""
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 60.0
+GRACE_SECONDS = 8.0
 """What a trainer whose launcher has died has to end its step and save, before it is ended: a process that waits for others
 that are gone hears no signal."""
 _ASKED = "asked to stop"

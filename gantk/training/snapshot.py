@@ -43,6 +43,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "monitor": trainer.monitor.state(),
         "evaluation_due": trainer.evaluation_due,
         "skipped": dict(runner.watch.skipped),
+        "scaler_skipped": runner.watch.scaler_state() if runner.scaled else {},
         "shape": trainer.sampler.shape.to_json(),
         "data_sha256": _data_sha256(trainer),
         "data": trainer.dataset.description,
@@ -80,6 +81,7 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
     runner.meter.load_state(start.tensors("meter"), runtime)
     trainer.step, trainer.images, trainer.batches.cursor = start.step, int(state["images"]), int(state["cursor"])
     runner.watch.skipped.update(state.get("skipped", {}))
+    runner.watch.load_scaler_state(state.get("scaler_skipped", {}))
     trainer.evaluation_due = bool(state.get("evaluation_due"))
     if state["best"] and runtime.max(int(runtime.is_main and _has_best(trainer, start))):
         trainer.best = (str(state["best"][0]), float(state["best"][1]))
@@ -91,11 +93,9 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
     was, now = state["in_force"], json.loads(json.dumps(dict(runtime.describe())))
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) != now.get(key):
+            before = was.get(key, "not recorded")
             log.warning(
-                "%s was %s and is %s: the run goes on, but not bit for bit as it would have",
-                key,
-                was.get(key),
-                now.get(key),
+                "%s was %s and is %s: the run goes on, but not bit for bit as it would have", key, before, now.get(key)
             )
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from gantk.config import Config, differences, load_config
-from gantk.config.loading import indivisible
+from gantk.config.loading import indivisible, keys_left_out, with_ends
 from gantk.errors import CheckpointError, ConfigError
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
 from gantk.training.checkpoint import Checkpoint, recover
 from gantk.training.run_lock import RunLock
-
-log = logging.getLogger("gantk")
 
 # What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
 # (threads, device, number of processes) is announced when the checkpoint is loaded.
@@ -56,8 +53,12 @@ def take_lock(folder: Path, runtime: Runtime) -> RunLock:
     return lock
 
 
-def find_start(config: Config, runtime: Runtime, resume: str, allow_changes: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if any. Nothing is written before this is known.
+def find_start(
+    config: Config, runtime: Runtime, resume: str, allow_changes: bool
+) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from, if any, and what is to be said about it in the log.
+
+    Nothing is written before this is known.
 
     Raises:
         ConfigError: for a run that is there and must not be.
@@ -70,31 +71,43 @@ def find_start(config: Config, runtime: Runtime, resume: str, allow_changes: boo
     if resume == "never":
         if (folder / "config.yaml").is_file():
             raise ConfigError(f"run {folder} is there already: give another `--name`, or go on with `--resume auto`")
-        return None
-    start = _newest(config) if resume == "auto" else find_checkpoint(resume).checkpoint
+        return None, []
+    start, told = _newest(config) if resume == "auto" else (find_checkpoint(resume).checkpoint, [])
     if start is not None:
-        _refuse_changes(config, start, allow_changes)
-    return start
+        told = [*told, *_changes(config, start, allow_changes)]
+    return start, told
 
 
-def _newest(config: Config) -> Checkpoint | None:
+def _newest(config: Config) -> tuple[Checkpoint | None, list[str]]:
     newest, problems = newest_whole(config.run_folder)
     if problems and newest is None:
         # Starting anew would overwrite what is left of the run.
         raise CheckpointError(
             f"run {config.run_folder} has no whole checkpoint ({problems[0]}): give another `--name`, or delete the run's folder"
         )
-    for problem in problems:
-        log.warning(problem)
-    return newest
+    return newest, problems
 
 
-def _refuse_changes(config: Config, start: Checkpoint, allow: bool) -> None:
-    changes = [d for d in differences(load_config(start.config_file), config) if not d.startswith(_MAY_CHANGE)]
+def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
+    """What differs from the checkpoint's config, in sentences; raises CheckpointError unless they are allowed."""
+    before = load_config(start.config_file)
+    # A schedule without an end of its own ends with the training, so that a longer training has other rates.
+    changes = [d for d in differences(with_ends(before), with_ends(config)) if not d.startswith(_MAY_CHANGE)]
     if changes and not allow:
-        raise CheckpointError(
-            f"the config differs from that of {start.folder} ({'; '.join(changes)}): take the old values, start anew with "
-            "another `--name`, or pass `--allow-changes`"
+        follows = (
+            f"; a schedule without `end_kimg` ends at `train.kimg`, which was {before.train.kimg:g} and is now "
+            f"{config.train.kimg:g}: give it the `end_kimg` that it had"
+            if any("schedule.end_kimg:" in change for change in changes) and before.train.kimg != config.train.kimg
+            else ""
         )
-    for change in changes:
-        log.warning("resuming with a changed config: %s", change)
+        raise CheckpointError(
+            f"the config differs from that of {start.folder} ({'; '.join(changes)}{follows}): take the old values, start "
+            "anew with another `--name`, or pass `--allow-changes`"
+        )
+    changed = {change.partition(":")[0] for change in changes}
+    return [f"resuming with a changed config: {change}" for change in changes] + [
+        f"the config of {start.folder} is of another version, and has no `{key}`, which is {value} now: the run goes on, "
+        "but perhaps not as it would have"
+        for key, value in keys_left_out(start.config_file).items()
+        if key not in changed and not key.startswith(_MAY_CHANGE)
+    ]

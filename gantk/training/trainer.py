@@ -79,13 +79,15 @@ class Trainer:
         with self.signals.watched():
             self._lock = take_lock(self.folder, self.runtime)
             try:
-                start = find_start(config, self.runtime, resume, allow_changes)
+                start, told = find_start(config, self.runtime, resume, allow_changes)
             except BaseException:
                 self._lock.release()
                 raise
             if self.runtime.is_main:
                 records.open_log(self.folder)
                 log.info("run %s: %s", config.name, self.runtime.in_force.sentence())
+                for sentence in told:
+                    log.warning("%s", sentence)
                 self.status = records.Status(self.folder)
                 self.signals.last_words = lambda error: self.status.finish(*records.outcome(error), str(error))
             with self._recording_the_end():
@@ -207,6 +209,7 @@ class Trainer:
     def train_step(self) -> None:
         """One step of the whole game."""
         self.batches.begin_step(self.images)
+        self.runner.watch.begin_step()
         for player in self.runner.players.values():
             player.set_rate(self.images, self.config.train.kimg)
         for phase in self.objective.phases:
@@ -216,7 +219,9 @@ class Trainer:
         self.runtime.average_buffers(list(self.runner.bare.values()))
         self.step += 1
         self.images += self.config.train.batch_size
-        self.averaged.update(self.runner.bare, self.images, self.config.train.batch_size)
+        # Where one withheld update ends the run nothing need be kept back.
+        still = self.runner.watch.stood_still if self.runner.may_go_on else None
+        self.averaged.update(self.runner.bare, self.images, self.config.train.batch_size, still)
 
     def read_meter(self) -> dict[str, float]:
         return self.runner.meter.read(self.runtime)

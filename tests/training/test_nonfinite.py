@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
 import gantk
@@ -157,3 +158,65 @@ def test_what_happens_on_one_process_moves_none(tiny: Path, tmp_path: Path, laun
     status = json.loads((gantk.load_config(tiny, ["name=whole"]).run_folder / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("diverged", 5), done.stderr[-2000:]
     assert "process 1" in status["message"]
+
+
+# The gradient scaler of fp16
+
+
+def scaled(tiny: Path, *overrides: str) -> Trainer:
+    """A run whose gradients go through a real gradient scaler, which Accelerate has on GPUs only."""
+    trainer = make(tiny, "checkpoint.every_kimg=99", *overrides)
+    runner, accelerator = trainer.runner, trainer.runtime.accelerator
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    accelerator.unscale_gradients = lambda optimizer: accelerator.scaler.unscale_(optimizer.optimizer)
+    for player in runner.players.values():
+        player.prepared = AcceleratedOptimizer(player.optimizer, device_placement=False, scaler=accelerator.scaler)
+    runner.scaled = True
+    return trainer
+
+
+def spoil_gradient(trainer: Trainer, network: str, steps: range) -> None:
+    """The loss stays what it is: only what comes back from it is no number."""
+    next(iter(trainer.runner.bare[network].parameters())).register_hook(
+        lambda gradient: gradient * math.nan if trainer.step in steps else gradient
+    )
+
+
+def test_a_scaler_that_keeps_skipping_ends_the_run(tiny: Path) -> None:
+    trainer = scaled(tiny, "train.kimg=3.2")
+    spoil_gradient(trainer, "discriminator", range(3, 999))
+    message = stopped(trainer)
+    assert "phase `d` (which trains discriminator) had a gradient that is not finite" in message
+    assert "in the gradient of network `discriminator`" in message
+    # Withheld from the fourth step on, and looked at after every fourth.
+    assert trainer.step == 36
+    assert "the gradient scaler of fp16 has skipped 33 updates in a row" in message
+    assert read_metrics(trainer.folder)[-1]["d/skipped"] == 33
+
+
+def test_a_scaler_that_finds_its_scale_goes_on(tiny: Path) -> None:
+    """However many it has skipped in all: they are counted, and those in a row begin anew."""
+    trainer = scaled(tiny, "train.kimg=2.56")
+    for start in range(0, 60, 20):
+        spoil_gradient(trainer, "discriminator", range(start, start + 15))
+    trainer.train()
+    assert trainer.step == 80
+    last = read_metrics(trainer.folder)[-1]
+    assert (last["d/skipped"], last["g/skipped"]) == (45, 0)
+    (newest,) = checkpoints_in(trainer.folder / "checkpoints")
+    assert Checkpoint(newest).state["scaler_skipped"] == {"d": [45, 0], "g": [0, 0]}
+
+
+@pytest.mark.parametrize("way", ["scaler", "skip"])
+def test_the_average_does_not_move_in_a_skipped_step(way: str, tiny: Path) -> None:
+    trainer = scaled(tiny) if way == "scaler" else make(tiny, "train.on_nonfinite=skip")
+    spoil_gradient(trainer, "generator", range(2, 3))
+    average, network = trainer.averaged.networks["generator"], trainer.runner.bare["generator"]
+    for step in range(4):
+        before = {name: value.clone() for name, value in average.state_dict().items()}
+        weights = {name: value.clone() for name, value in network.named_parameters()}
+        trainer.train_step()
+        after = average.state_dict()
+        moved = [name for name in before if not torch.equal(before[name], after[name])]
+        trained = [name for name, value in network.named_parameters() if not torch.equal(weights[name], value)]
+        assert bool(moved) == bool(trained) == (step != 2), (step, moved, trained)

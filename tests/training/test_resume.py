@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from gantk.config import load_config
 from gantk.errors import CheckpointError, ConfigError, InterruptedRunError, PreemptedError, UserError
+from gantk.runtime import Runtime
 from gantk.tracking import read_metrics
 from gantk.training.checkpoint import Checkpoint, checkpoints_in, read_best, write_best
 from gantk.training.hooks import Hook
@@ -486,3 +488,63 @@ def test_another_world_size_goes_on_with_the_next_image(
     assert positions == list(range(160, 384))
     images = trainer.batches.main.indices(torch.arange(96, 384)).view(3, 96)
     assert all(sorted(epoch.tolist()) == list(range(96)) for epoch in images)
+
+
+# Another version
+
+
+@pytest.mark.parametrize("key", ["gantk", "accelerate", "numpy", "python", "cuda", "cudnn", "torch"])
+def test_another_version_is_announced(key: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(tiny, "run", stop_at=5)
+    assert key in Checkpoint(checkpoints_in(run.folder / "checkpoints")[-1]).state["in_force"]
+    describe = Runtime.describe
+    monkeypatch.setattr(Runtime, "describe", lambda self: {**describe(self), key: "0.0.1"})
+    told = (train(tiny, "run").folder / "log.txt").read_text()
+    assert " and is 0.0.1: the run goes on, but not bit for bit" in next(
+        line for line in told.splitlines() if f"WARNING {key} was " in line
+    )
+
+
+def test_a_key_that_the_checkpoint_does_not_know_is_announced(tiny: Path) -> None:
+    """As after an update: the new key has today's default, which need not be what was done before there was one."""
+    run = train(tiny, "run", stop_at=5)
+    (newest,) = checkpoints_in(run.folder / "checkpoints")
+    without_keys(newest, "eps: ", "every_kimg: ")
+    told = (train(tiny, "run").folder / "log.txt").read_text()
+    assert f"the config of {newest} is of another version, and has no `optimizer.eps`, which is 1e-08 now" in told
+    assert "every_kimg`, which" not in told, "it may change at any time"
+    run = train(tiny, "other", stop_at=5)
+    (newest,) = checkpoints_in(run.folder / "checkpoints")
+    without_keys(newest, "eps: ")
+    with pytest.raises(CheckpointError, match=r"optimizer\.eps: 1e-08 → 1e-06"):
+        train(tiny, "other", "optimizer.eps=1e-6")
+
+
+def without_keys(checkpoint: Path, *keys: str) -> None:
+    """As an older version would have written it."""
+    file = checkpoint / "config.yaml"
+    kept = [line for line in file.read_text().splitlines(keepends=True) if not line.strip().startswith(keys)]
+    file.write_text("".join(kept))
+    manifest = checkpoint / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["config.yaml"] = {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "bytes": file.stat().st_size,
+    }
+    manifest.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("where", ["optimizer.schedule", "optimizer.phases.g.schedule"])
+def test_a_schedule_that_ends_with_the_training_does_not_change_silently(where: str, tiny: Path) -> None:
+    cosine = f"{where}={{type: cosine}}"
+    train(tiny, "run", cosine, "train.kimg=0.192")
+    with pytest.raises(
+        CheckpointError, match=rf"{where}\.end_kimg: 0\.192 → 0\.384.*which was 0\.192 and is now 0\.384"
+    ):
+        train(tiny, "run", cosine)
+    kept = train(tiny, "run", f"{where}={{type: cosine, end_kimg: 0.192}}", "train.kimg=0.256")
+    assert kept.runner.players["g"].rate == 0
+    changed = train(tiny, "run", cosine, allow_changes=True)
+    assert (
+        f"resuming with a changed config: {where}.end_kimg: 0.192 → 0.384" in (changed.folder / "log.txt").read_text()
+    )

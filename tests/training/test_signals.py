@@ -285,8 +285,16 @@ ACCELERATE = (
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
+OUTLIVE_SECONDS = 10.0
+
+
+def test_an_orphan_has_a_few_seconds() -> None:
+    assert module.GRACE_SECONDS + module.POLL_SECONDS < OUTLIVE_SECONDS
+
+
 def assert_ended_well(launcher: psutil.Process, workers: list[psutil.Process], state: str, code: int) -> None:
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    # The promise is "a few seconds": the grace that `signals` gives, and the time to notice.
+    _, alive = psutil.wait_procs(workers, timeout=OUTLIVE_SECONDS)
     assert not alive, "a trainer outlived its launcher"
     assert (status()["state"], status()["exit_code"]) == (state, code)
     newest = Checkpoint(checkpoints_in(Path(os.environ["GANTK_RUNS"]) / "run" / "checkpoints")[-1])
