@@ -7,6 +7,7 @@ is the median, and for a comparison the median of the ratios within each round, 
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ class Turn:
     wall: float
     """Seconds."""
     process: float
-    """Processor seconds of this process, over all its threads."""
+    """Processor seconds of this process, over all its threads, and of its children."""
     others: float
     """The share of all processors, 0 … 1, that other processes (or a hypervisor's other guests) used meanwhile."""
 
@@ -50,6 +51,10 @@ class Comparison:
     def seconds(self, name: str) -> float:
         """The median wall time of a turn of `name`."""
         return statistics.median(turn.wall for turn in self.turns[name])
+
+    def process_seconds(self, name: str) -> float:
+        """The median processor time of a turn of `name`."""
+        return statistics.median(turn.process for turn in self.turns[name])
 
     def ratio(self, slow: str, fast: str) -> float:
         """How many times as long `slow` takes as `fast`: the median over the rounds."""
@@ -75,18 +80,23 @@ def _busy_seconds() -> float:
 
 
 def _own_seconds() -> float:
-    times = psutil.Process().cpu_times()
-    children = times.children_user + times.children_system if hasattr(times, "children_user") else 0.0
-    return times.user + times.system + children
+    """Processor seconds of this process and of its children, those that have ended included."""
+    me = psutil.Process()
+    # Our own to the nanosecond; what /proc has counts in hundredths of a second.
+    total = time.process_time() + sum(me.cpu_times()[2:4])
+    for child in me.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            total += sum(child.cpu_times()[:4])  # user and system, its own and of its children that have ended
+    return total
 
 
 def timed(work: Work) -> Turn:
-    """Call `work` once, and see who else was there. Child processes count as others until they have been waited for."""
-    busy, own, process, wall = _busy_seconds(), _own_seconds(), time.process_time(), time.perf_counter()
+    """Call `work` once, and see who else was there."""
+    busy, own, wall = _busy_seconds(), _own_seconds(), time.perf_counter()
     work()
     wall = time.perf_counter() - wall
-    process = time.process_time() - process
-    foreign = (_busy_seconds() - busy) - (_own_seconds() - own)
+    process = _own_seconds() - own
+    foreign = _busy_seconds() - busy - process
     return Turn(wall, process, max(0.0, foreign) / (wall * (psutil.cpu_count() or 1)))
 
 
@@ -122,7 +132,7 @@ def compare(
             continue
         for name, turn in turns.items():
             found.turns[name].append(turn)
-    if found.rounds < at_least:
+    if found.rounds < min(at_least, rounds):
         raise BusyMachineError(
             f"{found.thrown_away} of {number} rounds were disturbed by other processes, and {at_least} good ones are needed: "
             "run it again when the machine is idle"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ def key_of(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+@lru_cache(maxsize=64)
+def _next_to(value: float, towards: float, dtype: torch.dtype) -> float:
+    """The number of `dtype` beside `value`."""
+    return float(torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(towards, dtype=dtype)))
+
+
 class Draws:
     """The random numbers of the rows `index` under one key.
 
@@ -70,8 +77,9 @@ class Draws:
         # 24 bits are what float32 holds exactly; more would round up to `high` itself.
         unit = _shift_right(self._bits(math.prod(shape)), 40).to(self.dtype) * 2.0**-24
         # The sum can round up to `high` as well, where `low` is far from 0.
-        below = torch.nextafter(torch.tensor(high, dtype=self.dtype), torch.tensor(low, dtype=self.dtype)).item()
-        return (unit * (high - low) + low).clamp_max(below).reshape(-1, *shape).to(self.device)
+        return (
+            (unit * (high - low) + low).clamp_max(_next_to(high, low, self.dtype)).reshape(-1, *shape).to(self.device)
+        )
 
     def normal(self, *shape: int) -> Tensor:
         """[N, *shape], standard normal, by the Box–Muller transform."""

@@ -51,6 +51,8 @@ class Batch:
     """`draw("z").normal(100)`: random numbers for a purpose, keyed by (seed, step, phase, repeat, purpose, row)."""
     seen: int = 0
     """Real images seen before this step, which schedules go by."""
+    left: dict[str, Tensor] = field(default_factory=dict)
+    """What earlier phases of the step left for those that play on the same images; see `Phase.leaves`."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -79,6 +81,10 @@ class Phase:
     """Whether each repeat draws new real images, or plays on those that the phase before it drew."""
     inference: tuple[str, ...] = ()
     """Networks that are called in evaluation mode."""
+    leaves: tuple[str, ...] = ()
+    """Networks of which the loss leaves an output in `batch.left`, with its graph, for a later phase that trains them and
+    then need not compute it again. They keep their graphs in the last repeat, where it is the whole batch's: with
+    accumulation, the graphs of all micro-batches would lie in memory at once."""
     whole_batch: bool = False
     """The loss is of batch statistics, and is not a mean over micro-batches: accumulation is refused."""
     after_update: Callable[[Networks], None] | None = None

@@ -27,6 +27,10 @@ class GANConfig(Section):
     """Updates of the discriminator for each of the generator."""
     pack: int = Field(1, ge=1, le=16)
     """Samples that the discriminator judges at once (PacGAN); `train.batch_size` counts single samples."""
+    reuse_fakes: bool = True
+    """The generator learns from the images that the discriminator has just learnt from, as in the official PyTorch
+    example, which saves it a pass; with `false` from new ones, as in Goodfellow et al. 2014, algorithm 1. (`relativistic`
+    always takes new ones.)"""
     regularization: RegularizationConfig = RegularizationConfig()
     """Penalties on the discriminator's slope, and weight clipping."""
     augment: tuple[Kind, ...] = ()
@@ -48,6 +52,7 @@ class GAN(Objective):
             raise ConfigError("`objective.augment` changes images, and the data are points: leave it out")
         self.augment = DiffAugment(config.augment)
         trains = ("discriminator",)
+        self.reuse = config.reuse_fakes and not self.adversarial.paired
         self.regularization = Regularization(
             config.regularization, self.networks["discriminator"], self.critic, self.fake
         )
@@ -58,6 +63,7 @@ class GAN(Objective):
                 self.discriminator_loss,
                 repeats=config.discriminator_steps,
                 after_update=self.regularization.after_update(trains),
+                leaves=("generator",) if self.reuse else (),
             ),
             *self.regularization.phases(trains, optimizer="d"),
             Phase("g", ("generator",), self.generator_loss, batch="new" if self.adversarial.paired else "same"),
@@ -85,11 +91,15 @@ class GAN(Objective):
         return judge
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
-        with torch.no_grad():
-            fake_images = self.fake(networks, batch)
+        z = self.latent(batch.draw("z"))
+        fake_images = self.generate(networks, z, self.labels(batch))
+        if self.reuse:
+            batch.left["z"] = z
+            if fake_images.requires_grad:
+                batch.left["fake"] = fake_images
         # Real and fake go through the discriminator apart: its batch statistics would mix in one batch.
         real = self.regularization.judge(networks, batch, batch.images, "real")
-        fake = self.regularization.judge(networks, batch, fake_images, "fake")
+        fake = self.regularization.judge(networks, batch, fake_images.detach(), "fake")
         on_real, on_fake = self.adversarial.discriminator(real.logits, fake.logits)
         loss = on_real.mean() + on_fake.mean()
         penalty, log = self.regularization.penalty(networks, batch, real, fake)
@@ -97,7 +107,7 @@ class GAN(Objective):
         return Terms(loss + penalty, {"loss": loss.detach(), **log, **beliefs})
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
-        fake = self.critic(networks, batch, "fake")(self.fake(networks, batch))
+        fake = self.critic(networks, batch, "fake")(self._fake_to_learn_from(networks, batch))
         if self.adversarial.paired:
             with torch.no_grad():
                 real = self.critic(networks, batch, "real")(batch.images)
@@ -105,6 +115,16 @@ class GAN(Objective):
         else:
             loss = self.adversarial.generator(fake).mean()
         return Terms(loss, {"loss": loss.detach(), **self._belief("fake", fake)})
+
+    def _fake_to_learn_from(self, networks: Networks, batch: Batch) -> Tensor:
+        """Taken, not looked at: its graph would lie in memory until the next step."""
+        fake_images = batch.left.pop("fake", None)
+        if fake_images is not None:
+            return fake_images
+        z = batch.left.get("z")
+        if z is None:
+            return self.fake(networks, batch)
+        return self.generate(networks, z, self.labels(batch))
 
     def _belief(self, name: str, logits: Tensor) -> dict[str, Tensor]:
         """D(x) averaged over the batch: the probability of being real, where the loss makes it one, or the logit."""

@@ -27,8 +27,10 @@ class Stream:
     def indices(self, positions: Tensor) -> Tensor:
         return shuffled_indices(positions, len(self.dataset.train), self.seed)
 
-    def take(self, positions: Tensor, upcoming: Tensor | None) -> Images:
-        """Images at int64 positions [N]; `upcoming` are those of the next call, which slow storage starts to read."""
+    def take(self, positions: Tensor, upcoming: Tensor | None, on_device: Tensor | None = None) -> Images:
+        """Images at int64 positions [N] on the CPU; `upcoming` are those of the next call, which slow storage starts to
+        read. `on_device`: the same positions there, where they are at hand.
+        """
         indices = self.indices(positions)
         later = None if upcoming is None else self.indices(upcoming)
         pixels = self.dataset.train.fetch(indices, later).to(self.device, non_blocking=True)
@@ -36,7 +38,8 @@ class Stream:
         if pixels.dtype == torch.uint8:
             images = images.sub_(127.5).div_(127.5)
         if self.flip:
-            mirrored = Draws(key_of(self.seed, "flip"), positions.to(self.device)).integers(2).bool()
+            places = positions.to(self.device) if on_device is None else on_device
+            mirrored = Draws(key_of(self.seed, "flip"), places).integers(2).bool()
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         labels = self.dataset.train.label_of(indices)
         return Images(images, None if labels is None else labels.to(self.device, non_blocking=True))
@@ -71,13 +74,19 @@ class Batches:
         """Images drawn so far, over all phases and processes."""
         self.seen = 0
         """Real images seen before the step."""
-        self._last: list[tuple[Tensor, Images, dict[str, Images]]] = []
+        self._last: list[tuple[Tensor, Images, dict[str, Images], dict[str, Tensor]]] = []
 
     def rows(self) -> list[Tensor]:
         """This process's places in a global batch, int64 [n] for each micro-batch."""
-        size = self.batch_size // (self.world_size * self.accumulation)
-        starts = [(micro * self.world_size + self.rank) * size for micro in range(self.accumulation)]
-        return [torch.arange(start, start + size) for start in starts]
+        return [torch.arange(*self._span(micro)) for micro in range(self.accumulation)]
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size // (self.world_size * self.accumulation)
+
+    def _span(self, micro: int) -> tuple[int, int]:
+        start = (micro * self.world_size + self.rank) * self._size
+        return start, start + self._size
 
     def begin_step(self, seen: int = 0) -> None:
         """Forget the last images, so that what a step plays on never depends on the step before it."""
@@ -88,11 +97,9 @@ class Batches:
         """The micro-batches of one update. `new`: of images not drawn before; else of those drawn last."""
         if new or not self._last:
             self._draw()
-        for rows, images, sources in self._last:
-            index = rows.to(self.main.device)
-            yield Batch(
-                images.images, images.labels, index, sources, self._draw_for(phase, step, repeat, index), self.seen
-            )
+        for index, images, sources, left in self._last:
+            draw = self._draw_for(phase, step, repeat, index)
+            yield Batch(images.images, images.labels, index, sources, draw, self.seen, left)
 
     def _draw(self) -> None:
         start, self.cursor = self.cursor, self.cursor + self.batch_size
@@ -100,9 +107,13 @@ class Batches:
         self._last = []
         for number, rows in enumerate(micro):
             following = micro[number + 1] + start if number + 1 < len(micro) else micro[0] + self.cursor
-            images = self.main.take(rows + start, following)
-            sources = {name: stream.take(rows + start, following) for name, stream in self.extra.items()}
-            self._last.append((rows, images, sources))
+            # Made there: to be copied there, the device would have to wait for the host.
+            index = (
+                rows if self.main.device.type == "cpu" else torch.arange(*self._span(number), device=self.main.device)
+            )
+            streams = {"": self.main, **self.extra}
+            images = {name: stream.take(rows + start, following, index + start) for name, stream in streams.items()}
+            self._last.append((index, images.pop(""), images, {}))
 
     def _draw_for(self, phase: str, step: int, repeat: int, index: Tensor) -> Callable[[str], Draws]:
         def draw(purpose: str) -> Draws:

@@ -26,7 +26,10 @@ def build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter])
         return torch.optim.SGD(
             parameters, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused, **common
         )
-    return torch.optim.RMSprop(parameters, momentum=settings.momentum, eps=settings.eps, **common)
+    # `capturable`: its count of steps is on the device too.
+    return torch.optim.RMSprop(
+        parameters, momentum=settings.momentum, eps=settings.eps, capturable=device == "cuda", **common
+    )
 
 
 class Player:
@@ -53,6 +56,14 @@ class Player:
             # PyTorch makes it at the first step, from memory that a withheld first step leaves uninitialised.
             for parameter in self.parameters:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        elif settings.type == "rmsprop":
+            # There before the first step, for `step_unless` to go back to.
+            for parameter in self.parameters:
+                state = self.optimizer.state[parameter]
+                where = parameter.device if self._steps_on_device() else "cpu"
+                state["step"], state["square_avg"] = torch.zeros((), device=where), torch.zeros_like(parameter)
+                if settings.momentum > 0:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
         self.prepared: Any = self.optimizer
         """The optimiser as Accelerate wraps it."""
 
@@ -71,6 +82,19 @@ class Player:
     def names_with_gradient(self) -> list[str]:
         """The names of the parameters that `gradients` speaks of, as `network.parameter`."""
         return [name for name, parameter in self.named.items() if parameter.grad is not None]
+
+    @torch.no_grad()
+    def step_unless(self, withheld: Tensor) -> None:
+        """Step, and go back where the scalar `withheld` is not 0: for optimisers whose kernels do not take that flag.
+
+        It stays on the device, for the price of a copy of parameters and moments.
+        """
+        slots = [value for state in self.optimizer.state.values() for value in state.values() if value is not None]
+        moved = [*self.parameters, *slots]
+        before = [value.clone() for value in moved]
+        self.prepared.step()
+        for value, old in zip(moved, before, strict=True):
+            value.copy_(torch.where(withheld.bool().to(value.device), old, value))
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, as `network.parameter|key`."""

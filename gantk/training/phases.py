@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +80,12 @@ class PhaseRunner:
 
     def run(self, phase: Phase, repeat: int, step: int, batches: Batches) -> None:
         player = self.players[phase.plays_with]
-        networks = {n: self.wrapped[n] if n in phase.trains else self.bare[n] for n in self.bare}
+        whole_and_last = self.train.accumulation == 1 and repeat == phase.repeats - 1
+        graphs = {*phase.trains, *(phase.leaves if whole_and_last else ())}
+        networks = {n: self.wrapped[n] if n in graphs else self.bare[n] for n in self.bare}
         trained = [self.wrapped[n] for n in phase.trains]
         accelerator = self.runtime.accelerator
-        with self._playing(phase):
+        with self._playing(phase, graphs):
             micro_batches = batches.next(phase.name, step, repeat, phase.batch == "new")
             for number, batch in enumerate(micro_batches, start=1):
                 with self.runtime.accumulating(trained, last=number == self.train.accumulation):
@@ -107,10 +109,13 @@ class PhaseRunner:
                     phase.loss(self.bare, batch)
 
     @contextlib.contextmanager
-    def _playing(self, phase: Phase) -> Iterator[None]:
-        """Only what the phase trains takes gradients: another player's would be computed, reduced and left lying."""
+    def _playing(self, phase: Phase, graphs: Collection[str] | None = None) -> Iterator[None]:
+        """Only `graphs` take gradients, by default what the phase trains: another player's would be computed, reduced and
+        left lying.
+        """
+        graphs = phase.trains if graphs is None else graphs
         for name, network in self.bare.items():
-            network.requires_grad_(name in phase.trains)
+            network.requires_grad_(name in graphs)
             network.train(name not in phase.inference)
         yield
 
@@ -133,6 +138,6 @@ class PhaseRunner:
             if getattr(player.optimizer, "_step_supports_amp_scaling", False):
                 player.optimizer.found_inf = withheld  # type: ignore[attr-defined]
                 player.prepared.step()
-            elif not withheld:
-                player.prepared.step()
+            else:
+                player.step_unless(withheld)
         player.prepared.zero_grad()

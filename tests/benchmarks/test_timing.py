@@ -54,15 +54,33 @@ def test_no_figure_comes_from_a_busy_machine(monkeypatch: pytest.MonkeyPatch) ->
         compare({"a": lambda: None}, limit_s=0.05)
 
 
+BURN = [sys.executable, "-c", "while True: pass"]
+ORPHAN = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
+
+
 def test_what_other_processes_use_is_seen() -> None:
-    """A child that has not been waited for is another process; it gets its share of a processor on the busiest machine."""
-    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    """Of a process that is not our child; it gets its share of a processor on the busiest machine."""
+    started = subprocess.run([sys.executable, "-c", ORPHAN, *BURN], capture_output=True, text=True, check=True)
+    burner = psutil.Process(int(started.stdout))
     try:
         turn = timing.timed(lambda: spin(0.5))
     finally:
         burner.kill()
+    assert turn.others * turn.wall * (psutil.cpu_count() or 1) > 0.1
+
+
+def test_what_our_children_use_is_ours() -> None:
+    """Workers that load data, say, whether they are still there at the end or not."""
+    end = "import time\nwhile time.process_time() < 0.5: pass"
+    turn = timing.timed(lambda: subprocess.run([sys.executable, "-c", end], check=True))
+    assert turn.process > 0.4
+    burner = subprocess.Popen(BURN)
+    try:
+        turn = timing.timed(lambda: time.sleep(1.0))
+    finally:
+        burner.kill()
         burner.wait()
-    assert turn.others * (psutil.cpu_count() or 1) > 0.1
+    assert turn.process > 0.1
 
 
 def test_what_we_use_ourselves_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

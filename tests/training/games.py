@@ -175,3 +175,26 @@ class Poison(GAN):
     def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
         terms = super().generator_loss(networks, batch)
         return Terms(terms.loss * float("nan"), terms.log) if self._now("g") else terms
+
+
+class ReadsItsLossConfig(GANConfig):
+    type: Literal["test_reads_its_loss"] = "test_reads_its_loss"  # type: ignore[assignment]
+    how: Literal["item", "tolist", "numpy", "cpu", "float", "bool", "mask"] = "item"
+
+
+@OBJECTIVES.register("test_reads_its_loss")
+class ReadsItsLoss(GAN):
+    """Waits for the device in every step, in one of the ways in which one does."""
+
+    Config = ReadsItsLossConfig
+
+    def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        terms = super().generator_loss(networks, batch)
+        loss = terms.loss.detach()
+        if self.config.how == "mask":
+            batch.images[batch.images.mean((1, 2, 3)) > 0]
+        elif self.config.how in ("float", "bool"):
+            {"float": float, "bool": bool}[self.config.how](loss)
+        else:
+            getattr(loss, self.config.how)()
+        return terms

@@ -91,6 +91,7 @@ PLAYED: dict[str, tuple[str, ...]] = {
 NOT_PLAYED = {
     "test_dropout": "its noise comes from each process's own generator",
     "test_poison": "its gradients are no numbers",
+    "test_reads_its_loss": "as `gan`, but slower",
 }
 
 

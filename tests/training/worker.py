@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 import gantk
 from gantk.config import Config, load_config
@@ -136,6 +138,9 @@ def main() -> None:
     if mode == "train":
         gantk.train(config)
         return
+    if mode == "reductions":
+        reductions(config, Path(out))
+        return
     if mode == "poison":
         poison(config, out)
         return
@@ -173,6 +178,34 @@ def main() -> None:
                 kept[f"{game}/buffer/{network}.{name}"] = whole
     if trainer.runtime.is_main:
         save_file(kept, out)
+    trainer.runtime.barrier()
+
+
+def reductions(config: Config, out: Path) -> None:
+    """Three steps; leaves the bytes of gradients that DDP reduced, by phase and network, and those of the parameters."""
+    reduced: dict[str, int] = {}
+    trainer = Trainer(config)
+    playing = ""
+    run = trainer.runner.run
+
+    def name_it(phase, *args):  # type: ignore[no-untyped-def]
+        nonlocal playing
+        playing = phase.name
+        run(phase, *args)
+
+    def count(network, bucket):  # type: ignore[no-untyped-def]
+        place = f"{playing}/{network}"
+        reduced[place] = reduced.get(place, 0) + bucket.buffer().nbytes
+        return default_hooks.allreduce_hook(dist.group.WORLD, bucket)
+
+    trainer.runner.run = name_it  # type: ignore[method-assign]
+    for network, wrapped in trainer.runner.wrapped.items():
+        wrapped.register_comm_hook(network, count)  # type: ignore[operator]
+    for _ in range(3):
+        trainer.train_step()
+    parameters = {n: sum(p.nbytes for p in module.parameters()) for n, module in trainer.runner.bare.items()}
+    if trainer.runtime.is_main:
+        out.write_text(json.dumps({"reduced": reduced, "parameters": parameters}))
     trainer.runtime.barrier()
 
 
