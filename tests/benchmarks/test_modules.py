@@ -40,12 +40,14 @@ def test_the_tuned_loop_plays_the_same_game() -> None:
     usual, tuned = UsualLoop(images, 8, CPU), TunedLoop(images, 8, CPU, bf16=False)
     tuned.generator.load_state_dict(usual.generator.state_dict())
     tuned.discriminator.load_state_dict(usual.discriminator.state_dict())
+    for loop in (usual, tuned):
+        # Adam's first step goes by the signs alone, and that of a gradient near 0 is the rounding's.
+        loop.optimizer_d.param_groups[0]["lr"] = 0.0
     a, b = gradients(usual), gradients(tuned)
     assert a.keys() == b.keys() == {"d", "g"}
     for name in a:
         for x, y in zip(a[name], b[name], strict=True):
-            # Of the generator's only the direction of the discriminator's own step, Adam's, is in between.
-            assert torch.linalg.vector_norm(x - y) <= 1e-3 * torch.linalg.vector_norm(x), name
+            assert torch.linalg.vector_norm(x - y) <= 1e-4 * torch.linalg.vector_norm(x), name
 
 
 def test_the_operations_of_a_step_are_counted() -> None:
