@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gantk import __version__
-from gantk.errors import CollapseError, ConfigError, InterruptedRunError, PreemptedError, UserError
+from gantk.errors import CollapseError, ConfigError, DataError, InterruptedRunError, PreemptedError, UserError
+from gantk.reference_commands import reference_app
 
 app = typer.Typer(
     name="gantk",
@@ -30,6 +31,7 @@ app = typer.Typer(
     Exit codes: 0 done, 2 usage or config, 3 data or weights, 4 checkpoint, 5 diverged, 6 collapsed (with --fail-on
     collapse), 75 preempted, 130 interrupted.""",
 )
+app.add_typer(reference_app, name="reference")
 
 ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE", help="The run's YAML file, see configs/.")]
 Overrides = Annotated[
@@ -124,6 +126,23 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw what the collapse verdict is about; a run has it in eval/ anyway."),
     ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="inception, dinov2, clip, classifier, pixel_pca; their weights, or your own TorchScript or torch.export file.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|bf16", help="bf16: Inception twice as fast, for monitoring; other score names.")
+    ] = "fp32",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and count them.")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Cross-check --images with torch-fidelity and torchmetrics, side by side."),
+    ] = False,
     fail_on: Annotated[
         str | None, typer.Option(metavar="collapse", help="Exit 6 when the verdict is `collapsed`.")
     ] = None,
@@ -147,18 +166,37 @@ def evaluate(
         raise ConfigError("`--samples` goes with `--ckpt`; all of `--images` are scored")
     if picture is not None and (picture.suffix.lower() != ".png" or not picture.resolve().parent.is_dir()):
         raise ConfigError(f"`--picture {picture}` cannot be written: name a .png file in a folder that is there")
+    if skip_unreadable and images is None:
+        raise ConfigError("`--skip-unreadable` goes with `--images`; a run's own data is checked when it is prepared")
+    if verify and images is None:
+        raise ConfigError("`--verify` goes with `--images PATH --reference PATH`")
     from gantk import scoring
 
+    if verify:
+        assert images is not None
+        assert reference is not None
+        check = scoring.verify_images(images, reference, device=device, extractor=extractor)
+        if _is_main():
+            typer.echo(json.dumps(check.to_dict(), indent=1) if as_json else check.table())
+        if not check.agrees:
+            raise DataError(
+                "the scores differ from the exact ones by more than their limits: the lines marked DIFFERS say where"
+            )
+        return
     options: dict[str, Any] = {
         "metrics": metrics.split(",") if metrics else None,
         "kid_subset_size": kid_subset_size,
+        "extractor": extractor,
+        "precision": precision,
     }
     if ckpt is not None:
         outcome = scoring.evaluate_checkpoint(ckpt, samples=samples, seed=seed, device=device, **options)
     else:
         assert images is not None
         assert reference is not None
-        outcome = scoring.evaluate_images(images, reference, heldout, seed=seed or 0, device=device, **options)
+        outcome = scoring.evaluate_images(
+            images, reference, heldout, seed=seed or 0, device=device, skip_unreadable=skip_unreadable, **options
+        )
     if not _is_main():
         return
     typer.echo(json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table())

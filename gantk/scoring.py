@@ -10,9 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gantk_eval import Evaluator, Report
+from gantk_eval.extractors.choice import choose_extractor
+from gantk_eval.extractors.inception import find_weights
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
 from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
 from gantk_eval.metrics import GENERIC, METRICS, find_metric
+from gantk_eval.reference import evaluate_against_statistics, holds_statistics, read_reference
+from gantk_eval.verify import Verification, verify
 
 from gantk import records
 from gantk.config import load_config
@@ -80,6 +84,11 @@ def build_evaluator(dataset: Dataset, *, device: torch.device, batch_size: int, 
             raise ConfigError(
                 "`--kid-subset-size` goes with KID, which is not computed where the modes are known: leave it out"
             )
+        for name, default in (("extractor", None), ("precision", "fp32")):
+            if options.pop(name, default) != default:
+                raise ConfigError(
+                    f"`--{name}` goes with features of images, which are not computed where the modes are known: leave it out"
+                )
         return dataset.modes.evaluator(device=device, seed=EVALUATION_SEED, batch_size=batch_size, **options)
     return Evaluator(
         dataset.train, dataset.heldout, device=device, seed=EVALUATION_SEED, batch_size=batch_size, **options
@@ -182,22 +191,59 @@ def write_picture(path: Path, report: Report) -> None:
 
 
 def evaluate_images(
-    images: str, reference: str, heldout: str | None, *, seed: int = 0, device: str = "auto", **options: Any
+    images: str,
+    reference: str,
+    heldout: str | None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+    **options: Any,
 ) -> Outcome:
-    """Score any set of images against another."""
+    """Score any set of images against another, or against the statistics of one."""
     place, is_main = connect(device)
-    fake, _ = open_image_set(images)
-    real, other = open_image_set(reference)
+    fake, _ = open_image_set(images, skip_unreadable)
+    notes = [f"scored {images} against {reference}"]
+    if holds_statistics(reference):
+        if heldout is not None:
+            raise ConfigError(f"`--heldout` needs the real images themselves, and {reference} holds statistics of them")
+        statistics = read_reference(reference)
+        report = evaluate_against_statistics(fake, statistics, device=place, progress=is_main, **options)
+        return Outcome(report, [*notes, *_left_out(fake)])
+    real, other = open_image_set(reference, skip_unreadable)
     if heldout is not None:
-        other = open_image_set(heldout)[0]
+        other = open_image_set(heldout, skip_unreadable)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
-    return Outcome(evaluator.evaluate(fake), [f"scored {images} against {reference}"])
+    report = evaluator.evaluate(fake)
+    return Outcome(report, [*notes, *_left_out(fake), *_left_out(real), *_left_out(other)])
 
 
-def open_image_set(path: str) -> tuple[ImageSet, ImageSet | None]:
+def _left_out(images: ImageSet | None) -> list[str]:
+    """A line for the images of a set that could not be read."""
+    skipped = getattr(images, "skipped", ())
+    if images is None or not skipped:
+        return []
+    shown = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+    return [
+        f"warning: {len(skipped):,} of {len(skipped) + len(images):,} images cannot be read and are left out: {shown}"
+    ]
+
+
+def verify_images(images: str, reference: str, *, device: str = "auto", extractor: str | None = None) -> Verification:
+    """Cross-check the scores of two sets with torch-fidelity and torchmetrics, on the images themselves."""
+    place, is_main = connect(device)
+    choice = choose_extractor(extractor or "inception")
+    if choice.name != "inception":
+        raise ConfigError(f"`--verify` compares Inception's scores, and `--extractor {extractor}` is another network")
+    weights, custom = find_weights(choice.file)
+    sets = [open_image_set(path)[0] for path in (images, reference)]
+    return verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)
+
+
+def open_image_set(path: str, skip_unreadable: bool = False) -> tuple[ImageSet, ImageSet | None]:
     """The images at `path`, and the held-out ones, where `path` is a config (whose data is meant)."""
     if Path(path).suffix in (".yaml", ".yml"):
         config = load_config(path)
         dataset = open_dataset(config.data, seed=config.seed, device="cpu", progress=True)
         return dataset.train, dataset.heldout
-    return open_images(path), None
+    return open_images(path, skip_unreadable=skip_unreadable), None

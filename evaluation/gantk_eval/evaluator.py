@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gantk_eval import distributed, memorisation
-from gantk_eval.cache import key_of, read_arrays, write_bytes
-from gantk_eval.cache import pack as pack_arrays
 from gantk_eval.collapse.calibration import PERMUTATIONS
 from gantk_eval.collapse.verdict import inconclusive
 from gantk_eval.collapse_verdict import CollapseTest
 from gantk_eval.errors import DataError, UserError, WeightsError
-from gantk_eval.extractors import Extractor
+from gantk_eval.extraction import Extraction
+from gantk_eval.extractors import Extractor, feature_type
+from gantk_eval.extractors.choice import Choice, build_extractor, choose_extractor
 from gantk_eval.extractors.classifier import ClassifierExtractor
-from gantk_eval.extractors.inception import InceptionExtractor, find_weights
+from gantk_eval.extractors.inception import PRECISIONS, InceptionExtractor, find_weights
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
 from gantk_eval.extras import Extras, Harvest, why_not
 from gantk_eval.features import Features
@@ -30,9 +30,9 @@ from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
 from gantk_eval.lpips import LPIPS, find_backbone
 from gantk_eval.lpips import missing as missing_lpips
 from gantk_eval.measures import fewest_images, neighbour_count
-from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, resolve
+from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, metrics_of, resolve
 from gantk_eval.neighbours import BALLS
-from gantk_eval.pairs import Pairs, scales_for
+from gantk_eval.pairs import scales_for
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report
 from gantk_eval.scores import Scorer
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator", "evaluate"]
 
-FEATURE_CACHE = "features-1"
 CHEAP_DIMENSIONS = 256
 """Up to so many, a Fréchet distance for each class costs next to nothing and is worked out without being asked for."""
 
@@ -94,7 +93,10 @@ class Evaluator:
     None and there are fewer images, as many as there are). `inception_weights`: a file of your own in torch-fidelity's
     format; its scores are called `fd_inception-custom` and so on. `accuracy_floor`: the held-out accuracy below which the
     classifier is refused (0.97 for grey, 0.65 for colour images). `collapse`: whether to work out the verdicts on
-    collapse and memorisation.
+    collapse and memorisation. `extractor`: whose features default and generic metrics are worked out in: `inception`,
+    `dinov2`, `clip`, `classifier`, `pixel_pca`, or a file (weights of one of the first three, or a TorchScript or
+    torch.export program of your own); None: the best at hand. `precision`: `bf16` runs Inception in bfloat16, for
+    monitoring: its scores are called `fd_inception-bf16` and so on.
 
     With `torch.distributed` initialised, all ranks make one and call `evaluate` together; each gets the same report.
     Raises, before anything expensive starts: UserError for an unknown metric, WeightsError for missing weights that a
@@ -116,10 +118,20 @@ class Evaluator:
         accuracy_floor: float | None = None,
         collapse: bool = True,
         permutations: int = PERMUTATIONS,
+        extractor: str | Path | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.reference, self.heldout = reference, heldout
         self._explicit = metrics is not None
         self._wanted = tuple(dict.fromkeys(metrics or ()))
+        self._choice = None if extractor is None else choose_extractor(extractor)
+        if self._choice is not None and self._choice.name == "inception" and self._choice.file is not None:
+            inception_weights = self._choice.file
+        if self._choice is not None and self._choice.own:
+            METRICS.update(metrics_of(self._choice.name, classes=False))
+        if precision not in PRECISIONS:
+            raise UserError(f"the precision of the evaluation is {precision!r}; choose from {', '.join(PRECISIONS)}")
+        self._precision = precision
         self._device, self._seed, self._batch_size = device, seed, batch_size
         self._kid_subset_size, self._progress = kid_subset_size, progress
         self._inception_weights, self._accuracy_floor = inception_weights, accuracy_floor
@@ -167,7 +179,11 @@ class Evaluator:
     def _find_inception(self) -> tuple[Path, bool] | None:
         """The weights file and whether it is custom; None where it isn't needed, or is missing and was not asked for."""
         needed = any(name in METRICS and METRICS[name].extractor == "inception" for name in self._wanted)
-        if self._explicit and not needed and not any(name in GENERIC for name in self._wanted):
+        generic = not self._explicit or any(name in GENERIC for name in self._wanted)
+        if self._choice is not None:
+            needed = needed or (generic and self._choice.name == "inception")
+            generic = False
+        if not needed and not generic:
             return None
 
         def find() -> bytes:  # on one rank: 16 processes need not try to download at once
@@ -195,8 +211,15 @@ class Evaluator:
         if any(METRICS[name].extractor == "inception" for name in self._wanted):
             assert self._weights is not None
             self._extractors["inception"] = InceptionExtractor(
-                self._weights[0], custom=self._weights[1], device=self._device
+                self._weights[0], custom=self._weights[1], device=self._device, precision=self._precision
             )
+            if self._precision == "bf16":
+                self._warn("Inception runs in bf16: its scores have names of their own, and are for monitoring")
+        for name in dict.fromkeys(METRICS[name].extractor for name in self._wanted):
+            named = self._choice is not None and self._choice.name == name
+            if name in ("dinov2", "clip") or (named and name not in ("inception", "classifier", "pixel_pca")):
+                choice = self._choice if self._choice is not None and named else Choice(name)
+                self._extractors[name] = build_extractor(choice, shape=self.reference.shape[:2], device=self._device)
         if classifier is not None:
             self._extractors["classifier"] = classifier
         if self._collapse or any(METRICS[name].extractor == "pixel_pca" for name in self._wanted):
@@ -204,16 +227,19 @@ class Evaluator:
         if self._backbone is not None:
             self._lpips = LPIPS(self._backbone, device=self._device)
         self._extras = Extras(self._wanted, self._lpips, self._extractors, seed=self._seed, chunk=self._batch_size)
-        for images in (self.reference, self.heldout):
+        extraction = self._extraction()
+        for images, role in ((self.reference, "reference"), (self.heldout, "heldout")):
             if images is not None:
-                self._real_features(images)
+                for name, features in extraction.cached(images, role).items():
+                    self._real[role, name] = features
         self._prepared = True
 
     def _choose(self) -> ClassifierExtractor | None:
         """Fixes the metrics, and trains the classifier where a metric or the verdict wants it and the data allows it."""
         needs = any(name in METRICS and METRICS[name].extractor == "classifier" for name in self._wanted)
         generic = not self._explicit or any(name in GENERIC for name in self._wanted)
-        tier = generic and self._weights is None
+        needs = needs or (generic and self._choice is not None and self._choice.name == "classifier")
+        tier = generic and self._weights is None and self._choice is None
         classifier = None
         if needs or tier or (self._collapse and self.heldout is not None):
             try:
@@ -231,6 +257,8 @@ class Evaluator:
         best = "pixel_pca" if classifier is None else "classifier"
         if self._weights is not None:
             best = "inception"
+        if self._choice is not None:
+            best = self._choice.name
         if not self._explicit:
             names = (metric_name(kind, best) for kind in DEFAULT_KINDS)
             self._wanted = tuple(name for name in names if name in METRICS)
@@ -250,94 +278,19 @@ class Evaluator:
         if distributed.rank() == 0:
             print(f"warning: {message}", file=sys.stderr)
 
-    def _real_features(self, images: ImageSet) -> dict[str, Features]:
-        """Features of real images by extractor: from memory, else the cache, else extracted now and cached."""
-        role = "reference" if images is self.reference else "heldout"
-        missing = [name for name in self._extractors if (role, name) not in self._real]
-        if missing:
-            paths = {name: self._cache_path(images, self._extractors[name]) for name in missing}
-
-            def read() -> bytes:
-                found = []
-                for name in missing:
-                    arrays = read_arrays(paths[name])
-                    features = None if arrays is None else arrays.get("features")
-                    found.append(False)
-                    if features is not None and features.shape == (len(images), self._extractors[name].dims):
-                        self._real[role, name] = Features(features, self._extractors[name])
-                        found[-1] = True
-                return json.dumps(found).encode()
-
-            # Only rank 0 computes metrics, so only it needs the features; but all must agree on what to extract.
-            there = json.loads(distributed.from_first(read))
-            todo = [name for name, good in zip(missing, there, strict=True) if not good]
-            for name, features in self._extract(images, todo, role)[0].items():
-                self._real[role, name] = features
-                if distributed.rank() == 0:
-                    write_bytes(paths[name], pack_arrays({"features": features.values}))
-        return {name: self._real[role, name] for name in self._extractors if (role, name) in self._real}
-
-    def _cache_path(self, images: ImageSet, extractor: Extractor) -> Path:
-        from gantk_eval.paths import cache_folder
-
-        fields = {
-            "format": FEATURE_CACHE,
-            "images": images.fingerprint(),
-            "extractor": extractor.name,
-            "weights": extractor.weights_sha256,
-            "resize": extractor.resize,
-            "precision": extractor.precision,
-            "device": str(self._device).split(":")[0],
+    def _extraction(self) -> Extraction:
+        """With what is in use: where nothing but Fréchet distances is wanted of an extractor, features need not be kept."""
+        kinds = {
+            name: {METRICS[m].kind for m in self._wanted if METRICS[m].extractor == name} for name in self._extractors
         }
-        return cache_folder() / "features" / f"{key_of(fields)}.npz"
-
-    # -- extraction -------------------------------------------------------------------------------------------------
-
-    def _extract(
-        self, images: ImageSet, names: Sequence[str], role: str, pairs: Pairs | None = None
-    ) -> tuple[dict[str, Features], np.ndarray | None]:
-        """One pass: this rank's chunks through the named extractors, then all ranks' rows in index order.
-
-        Also the pixels uint8 [2 p, H, W, C] of `pairs`, where given.
-        """
-        if not names and pairs is None:
-            return {}, None
-        from tqdm import tqdm
-
-        count = len(images)
-
-        def work() -> tuple[np.ndarray, ...]:
-            rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
-            keep = np.empty(0, dtype=np.int64) if pairs is None else pairs.kept
-            places, kept = [np.empty(0, dtype=np.int64)], [np.empty((0, *images.shape), dtype=np.uint8)]
-            mine = distributed.chunks(count, self._batch_size)
-            silent = not self._progress or distributed.rank() != 0
-            with tqdm(total=count, desc=f"features of {role}", unit="image", file=sys.stderr, disable=silent) as bar:
-                for chunk in mine:
-                    pixels = images.read(chunk)
-                    for name in names:
-                        rows[name].append(self._extractors[name].features(pixels))
-                    chosen = np.isin(chunk, keep)
-                    places.append(np.searchsorted(keep, chunk[chosen]))
-                    kept.append(pixels[chosen])
-                    bar.update(len(chunk) * distributed.world_size())
-            indices = np.concatenate([*mine, np.empty(0, dtype=np.int64)])
-            for name in names:  # a rank without a chunk still takes part in the gathering
-                extractor = self._extractors[name]
-                rows[name].append(np.empty((0, extractor.dims), dtype=_kind(extractor)))
-            return (
-                indices,
-                np.concatenate(places),
-                np.concatenate(kept),
-                *(np.concatenate(rows[name]) for name in names),
-            )
-
-        indices, where, pixels, *arrays = distributed.all_or_none(work)
-        features = {
-            name: Features(distributed.gather_rows(indices, array, count), self._extractors[name])
-            for name, array in zip(names, arrays, strict=True)
-        }
-        return features, None if pairs is None else distributed.gather_rows(where, pixels, len(pairs.kept))
+        judged = ("pixel_pca", "classifier")  # the verdicts and the accuracy look at each image; a row is small
+        return Extraction(
+            self._extractors,
+            device=self._device,
+            batch_size=self._batch_size,
+            progress=self._progress,
+            only_statistics=[n for n, k in kinds.items() if k == {"fd"} and n not in judged],
+        )
 
     # -- the evaluation ---------------------------------------------------------------------------------------------
 
@@ -352,7 +305,7 @@ class Evaluator:
         self.prepare()
         wanted = self._wanted if self._explicit else self._enough(fake)
         pairs = self._extras.pairs(fake)
-        features, pixels = self._extract(fake, list(self._extractors), "generated images", pairs)
+        features, pixels = self._extraction().extract(fake, list(self._extractors), "generated images", pairs)
         harvest = Harvest(pairs, pixels, self._extras.lengths(fake))
         fingerprint = fake.fingerprint() if distributed.rank() == 0 else ""
         return self._finish(fake, features, wanted, subset_size, fingerprint, harvest)
@@ -395,7 +348,7 @@ class Evaluator:
         """The batches kept so far by extractor, each list with an array of no rows in front: one rank may have none."""
         self.prepare()
         return {
-            name: [np.empty((0, extractor.dims), dtype=_kind(extractor)), *kept.get(name, [])]
+            name: [np.empty((0, extractor.dims), dtype=feature_type(extractor)), *kept.get(name, [])]
             for name, extractor in self._extractors.items()
         }
 
@@ -584,11 +537,6 @@ class Evaluator:
                 "world_size": str(distributed.world_size()),
             },
         )
-
-
-def _kind(extractor: Extractor) -> type[np.floating[Any]]:
-    """The type of an extractor's features."""
-    return np.float64 if extractor.precision == "fp64" else np.float32
 
 
 def _never(indices: np.ndarray) -> np.ndarray:

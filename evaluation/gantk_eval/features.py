@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from gantk_eval.cache import pack, read_arrays, write_bytes
 from gantk_eval.extractors import Extractor
 from gantk_eval.frechet import factor
 from gantk_eval.neighbours import Balls
@@ -19,21 +21,50 @@ SUBSET_SEED = 2020
 
 @dataclass(frozen=True)
 class Features:
-    """`values` [n, d], in the order of the images."""
+    """`values` [n, d], in the order of the images.
+
+    `total`: the statistics of all images where they are so many that `values` is only a sample of them. `path`: where
+    statistics and factor are kept on disk, under a name that says all that they depend on.
+    """
 
     values: np.ndarray
     extractor: Extractor
+    total: Statistics | None = None
+    path: Path | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values) if self.total is None else self.total.count
+
+    def remembered(self, path: Path) -> Features:
+        """The same, with its statistics kept in a file. A damaged file is made again."""
+        return replace(self, path=path)
 
     @cached_property
     def statistics(self) -> Statistics:
-        return Statistics.of(self.values)
+        return self._worked_out[0]
 
     @cached_property
     def factor(self) -> np.ndarray:
-        return factor(self.statistics)
+        """A [d, r] with A Aᵀ the covariance."""
+        return self._worked_out[1]
+
+    @cached_property
+    def _worked_out(self) -> tuple[Statistics, np.ndarray]:
+        dims = self.values.shape[1]
+        # Below full rank both follow from the centred features in no time.
+        path = self.path if len(self) > dims else None
+        found = None if path is None else read_arrays(path)
+        if found is not None and not {"count", "mean", "covariance", "factor"} - set(found):
+            same = int(found["count"]) == len(self) and found["covariance"].shape == (dims, dims)
+            if same and found["mean"].shape == (dims,) and len(found["factor"]) == dims:
+                return Statistics(len(self), found["mean"], found["covariance"]), found["factor"]
+        statistics = Statistics.of(self.values) if self.total is None else self.total
+        root = factor(statistics)
+        if path is not None:
+            count = np.array(statistics.count)
+            arrays = {"count": count, "mean": statistics.mean, "covariance": statistics.covariance, "factor": root}
+            write_bytes(path, pack(arrays))
+        return statistics, root
 
     @cached_property
     def logits(self) -> np.ndarray:

@@ -253,6 +253,35 @@ def _hub_features(schema: Any) -> dict[str, Any]:
         return {}
 
 
+class ReadableFiles:
+    """The files that can be decoded; `skipped` names the others. Raises DataError where none can."""
+
+    def __init__(self, files: EncodedFiles) -> None:
+        self._files = files
+        self.name, self.class_names = files.name, files.class_names
+        self._good: list[int] = []
+        skipped = []
+        for index in range(len(files)):
+            try:
+                decode(files.data(index), name=files.file(index))
+                self._good.append(index)
+            except DataError:
+                skipped.append(files.file(index))
+        self.skipped = tuple(skipped)
+        if not self._good:
+            raise DataError(f"none of the {len(files):,} images of {files.name} can be read; give {FORMATS}")
+        self.labels = None if files.labels is None else files.labels[self._good]
+
+    def __len__(self) -> int:
+        return len(self._good)
+
+    def data(self, index: int) -> bytes | Path:
+        return self._files.data(self._good[index])
+
+    def file(self, index: int) -> str:
+        return self._files.file(self._good[index])
+
+
 def open_encoded(path: Path) -> EncodedFiles:
     """Lists the encoded images in a folder, a zip, a parquet file, or a folder of parquet files.
 
@@ -273,10 +302,17 @@ def open_encoded(path: Path) -> EncodedFiles:
 class EncodedImages:
     """Encoded files as an `ImageSet`: all of one size, decoded when read, and kept where a GiB is enough.
 
-    `channels` None: 1 where every image is grey, else 3. Raises DataError where sizes differ or a header is not readable.
+    `channels` None: 1 where every image is grey, else 3. `skip_unreadable`: every image is decoded at once, those that
+    fail are left out, and `skipped` lists their names. Raises DataError where sizes differ or a header is not readable.
     """
 
-    def __init__(self, files: EncodedFiles, *, channels: Literal[1, 3] | None = None) -> None:
+    def __init__(
+        self, files: EncodedFiles, *, channels: Literal[1, 3] | None = None, skip_unreadable: bool = False
+    ) -> None:
+        self.skipped: tuple[str, ...] = ()
+        if skip_unreadable:
+            files = ReadableFiles(files)
+            self.skipped = files.skipped
         self._files = files
         self.name = files.name
         self.labels = files.labels

@@ -289,13 +289,14 @@ class GeneratedImages:
         return digest.hexdigest()
 
 
-def open_images(path: str | Path) -> ImageSet:
+def open_images(path: str | Path, *, skip_unreadable: bool = False) -> ImageSet:
     """Opens a set of images: a folder or zip (sub-folders are labels), `.npy`, `.npz` or `.parquet`.
 
     `.npy`: uint8 N×H×W×C or N×H×W, memory-mapped. `.npz`: the same as `images` (or `arr_0`), with integers `labels` where
     there are any. `.parquet`: a column of encoded images and, where there is one, a column of integer classes. In folders
     and zips files are taken in the order of their paths; all images must have one size, and the set is grey only where
     every image is.
+    `skip_unreadable`: leave out encoded images that cannot be read, and list them in the set's `skipped`.
     Raises DataError where nothing is there, it holds no images, sizes differ, or a file is not readable (named).
     """
     path = Path(path).expanduser()
@@ -306,7 +307,7 @@ def open_images(path: str | Path) -> ImageSet:
         return _open_numpy(path)
     from gantk_eval.files import EncodedImages, open_encoded
 
-    return EncodedImages(open_encoded(path))
+    return EncodedImages(open_encoded(path), skip_unreadable=skip_unreadable)
 
 
 def _open_numpy(path: Path) -> ArrayImages:

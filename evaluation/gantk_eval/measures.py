@@ -74,7 +74,10 @@ def _frechet(fake: Features, real: Features, subset_size: int, errors: bool) -> 
         why_not = why_not_extrapolated(*fake.values.shape)
         if not why_not:
             result.extrapolated = extrapolated_frechet_distance(
-                fake.values, real.statistics, reference_factor=real.factor, whole=value
+                fake.values,
+                real.statistics,
+                reference_factor=real.factor,
+                whole=None if fake.total is not None else value,
             )
             why_not = "FD at n, n/2 and n/4 images does not lie on a line in 1/N"
         if result.extrapolated is None:

@@ -56,6 +56,8 @@ METRICS: dict[str, Metric] = {
     **metrics_of("classifier", classes=True),
     "conditional_accuracy": Metric("accuracy", "classifier"),
     **metrics_of("pixel_pca", classes=False),
+    **metrics_of("dinov2", classes=False),
+    **metrics_of("clip", classes=False),
     **{f"ppl_{extractor}": Metric("ppl", extractor) for extractor in ("lpips", *_PATH_FEATURES)},
     "ms_ssim": Metric("ms_ssim", "pixels"),
     "lpips": Metric("lpips", "lpips"),

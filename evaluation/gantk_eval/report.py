@@ -96,7 +96,16 @@ class Report:
             value = _number(entry["value"])
             if entry.get("extrapolated") is not None:
                 value += f" (N→∞: {_number(entry['extrapolated'])})"
-            rows.append((name, value, spread, floor, f"{entry['n_fake']:,}", f"{entry['n_real']:,}"))
+            rows.append(
+                (
+                    name,
+                    value,
+                    spread,
+                    floor,
+                    f"{entry['n_fake']:,}",
+                    f"{entry['n_real']:,}" if entry["n_real"] else "not said",
+                )
+            )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))

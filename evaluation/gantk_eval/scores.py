@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gantk_eval.errors import DataError
+from gantk_eval.extractors.inception import PUBLISHED_INCEPTION
 from gantk_eval.features import Features
 from gantk_eval.measures import Measured, fewest_images, measure
 from gantk_eval.metrics import METRICS, Metric, metric_name
@@ -45,7 +46,8 @@ class Scorer:
     ) -> dict[str, dict[str, Any]]:
         """The entries of the named metrics, and `conditional_accuracy` where there are labels and a classifier.
 
-        Under Inception weights that are not the published ones a metric's name says so (`fd_inception-custom`).
+        Under Inception weights that are not the published ones, or in bfloat16, a metric's name says so
+        (`fd_inception-custom`, `fd_inception-bf16`).
         """
         names = list(names)
         if labels is not None and "classifier" in generated and "conditional_accuracy" not in names:
@@ -54,8 +56,8 @@ class Scorer:
         for name in names:
             metric = METRICS[name]
             features = generated[metric.extractor]
-            if features.extractor.name == "inception-custom":
-                name = metric_name(metric.kind, "inception-custom")
+            if features.extractor.name.startswith("inception-") and features.extractor.name != PUBLISHED_INCEPTION:
+                name = metric_name(metric.kind, features.extractor.name)
             if metric.kind in ("accuracy", "fd_per_class"):
                 if labels is None:
                     raise DataError(f"{name} needs labels for the generated images; give a labelled set")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gantk_eval.extractors.inception import InceptionExtractor
 from gantk_eval.images import ArrayImages
 
 
@@ -54,5 +55,41 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                module.weight.data *= 1.4
+            if isinstance(module, torch.nn.BatchNorm2d):  # as training leaves it: nothing is 0 or 1
+                module.weight.data.uniform_(0.7, 1.3)
+                module.bias.data.normal_(0.0, 0.1)
+                module.running_mean.normal_(0.0, 0.1)
+                module.running_var.uniform_(0.7, 1.3)
+        # Classes that differ between pictures, or the Inception Score would be 1 whatever the code did: a random network
+        # gives all pictures nearly the same features, so the classes look at what is left beside their mean.
+        coarse = torch.randint(0, 256, (8, 3, 4, 4)).float()
+        blotches = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear").to(torch.uint8)
+        with torch.no_grad():
+            (features,) = network(blotches)
+            scale = 20.0 / features.norm(dim=1).mean()  # about that of the published network
+            features *= scale
+            for name in (
+                "branch1x1",
+                "branch3x3_2a",
+                "branch3x3_2b",
+                "branch3x3dbl_3a",
+                "branch3x3dbl_3b",
+                "branch_pool",
+            ):
+                norm = getattr(network.Mixed_7c, name).bn
+                norm.weight *= scale
+                norm.bias *= scale
+            network.fc.weight.data.normal_(0.0, 1.0)
+            mean = features.mean(dim=0)
+            network.fc.weight -= torch.outer(network.fc.weight @ mean, mean) / mean.square().sum()
+            network.fc.weight *= 1.5 / (features @ network.fc.weight.T).std()
+            network.fc.bias.normal_(0.0, 1.0)
     torch.save(network.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def inception(inception_weights: Path) -> InceptionExtractor:
+    """The extractor with those weights, made once."""
+    return InceptionExtractor(inception_weights, custom=True)

@@ -81,6 +81,18 @@ def test_frechet_of_a_set_with_itself_is_rounding(count: int, decay: float) -> N
     assert abs(frechet_distance(statistics, other)) <= limit
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("decay", "count"), [(0.0, 2500), (0.02, 2500), (0.02, 1000)])
+def test_frechet_of_a_set_with_itself_at_inceptions_size(decay: float, count: int) -> None:
+    """Above and below full rank, on a flat spectrum and on one that falls to e⁻⁴⁰."""
+    x = features(count, 2048, 0, decay)
+    permuted = x[np.random.default_rng(1).permutation(count)]
+    statistics, other = Statistics.of(x), Statistics.of(permuted)
+    limit = 1e-10 * np.trace(statistics.covariance)
+    assert abs(frechet_distance(statistics, statistics)) <= limit
+    assert abs(frechet_distance(statistics, other)) <= limit
+
+
 @pytest.mark.parametrize(("n", "m"), [(30, 40), (30, 500), (500, 30)])
 def test_frechet_of_deficient_covariances_is_exact(n: int, m: int) -> None:
     x, y = features(n, 64, 2).astype(np.float64), features(m, 64, 3).astype(np.float64) * 1.3

@@ -119,3 +119,46 @@ def test_the_count_is_asserted() -> None:
     for indices in ([0, 1, 1], [0, 1, 3]):
         with pytest.raises(RuntimeError, match="each once"):
             distributed.gather_rows(np.array(indices), rows, 3)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_command(tmp_path: Path) -> None:
+    """`accelerate launch -m gantk eval` in two processes prints what one process does."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = torch.nn.Linear(192, 40), torch.nn.Linear(40, 24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.tanh(self.first(x.flatten(1).float() / 255.0)))
+
+    torch.jit.script(Net()).save(str(tmp_path / "net.pt"))
+    generator = np.random.default_rng(0)
+    for name, count in (("fake", 107), ("real", 131), ("heldout", 90)):
+        np.savez(tmp_path / f"{name}.npz", images=generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8))
+    command = ["-m", "gantk", "eval", "--json", "--device", "cpu", "--extractor", str(tmp_path / "net.pt")]
+    for option in ("images", "reference", "heldout"):
+        name = {"images": "fake", "reference": "real"}.get(option, option)
+        command += [f"--{option}", str(tmp_path / f"{name}.npz")]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    reports = []
+    for number, start in enumerate(([], launch)):
+        environment = {**os.environ, "GANTK_CACHE": str(tmp_path / f"cache{number}"), "OMP_NUM_THREADS": "1"}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            [sys.executable, *start, *command], env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    alone, pair = reports
+    assert pair["protocol"].pop("software")["world_size"] == "2"
+    assert alone["protocol"].pop("software")["world_size"] == "1"
+    assert {"fd_net", "kd_net", "coverage_net"} <= set(alone["metrics"])
+    close(alone, pair)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gantk_eval import ArrayImages, DataError, Evaluator, WeightsError
+from gantk_eval import ArrayImages, DataError, Evaluator, UserError, WeightsError
 from gantk_eval.extractors.inception import WEIGHTS_FILE, InceptionExtractor, find_weights
+from gantk_eval.extractors.resizing import tf1_bilinear
 from gantk_eval.inception_score import inception_score
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -29,17 +30,64 @@ def theirs(weights: Path, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("side", "channels"), [(32, 3), (64, 1)])
-def test_features_are_torch_fidelitys(inception_weights: Path, side: int, channels: int) -> None:
+def test_features_are_torch_fidelitys(
+    inception: InceptionExtractor, inception_weights: Path, side: int, channels: int
+) -> None:
     images = pictures(3, side, 0, channels)
-    extractor = InceptionExtractor(inception_weights, custom=True)
     before = torch.random.get_rng_state()
-    mine = extractor.features(images)
+    mine = inception.features(images)
     assert torch.equal(before, torch.random.get_rng_state())
     expected = theirs(inception_weights, np.repeat(images, 3 // channels, axis=3))
     error = np.linalg.norm(mine - expected["2048"], axis=1) / np.linalg.norm(expected["2048"], axis=1)
     assert np.linalg.norm(expected["2048"][0] - expected["2048"][1]) > 1e-3  # else the test could not fail
     assert error.max() <= 1e-5
-    assert np.allclose(extractor.logits(mine), expected["logits_unbiased"], rtol=1e-4, atol=1e-4)
+    logits = inception.logits(mine)
+    # Its own logits are float32 sums over 2,048 products.
+    assert np.linalg.norm(logits - expected["logits_unbiased"]) <= 1e-4 * np.linalg.norm(logits)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 48), (299, 299), (512, 512), (301, 700), (1, 2)])
+def test_the_resize_is_tensorflow_1s(height: int, width: int) -> None:
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, height, width))).float()
+    expected = interpolate_bilinear_2d_like_tensorflow1x(images, size=(299, 299), align_corners=False)
+    assert (tf1_bilinear(images, 299) - expected).abs().max() <= 1e-4
+    ordinary = torch.nn.functional.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
+    assert (height, width) == (299, 299) or (ordinary - expected).abs().max() > 1  # else the test could not fail
+
+
+def test_features_do_not_depend_on_the_batch(inception: InceptionExtractor) -> None:
+    images = pictures(7, 32, 0)
+    together = inception.features(images)
+    assert np.array_equal(together[:1], inception.features(images[:1]))
+    assert np.array_equal(together[4:], inception.features(images[4:]))
+
+
+def test_bf16_is_near_and_has_another_name(inception: InceptionExtractor, inception_weights: Path) -> None:
+    images = pictures(3, 32, 0)
+    exact = inception.features(images)
+    quick = InceptionExtractor(inception_weights, custom=False, precision="bf16")
+    features = quick.features(images)
+    assert features.dtype == np.float32
+    error = np.linalg.norm(features - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert 1e-4 < error.max() < 2e-2
+    assert (quick.name, quick.precision) == ("inception-bf16", "bf16")
+    assert InceptionExtractor(inception_weights, custom=True, precision="bf16").name == "inception-custom-bf16"
+    with pytest.raises(UserError, match="fp32, bf16"):
+        InceptionExtractor(inception_weights, custom=True, precision="fp16")
+
+
+def test_the_precision_of_the_loop_around_does_not_matter(inception: InceptionExtractor) -> None:
+    images = pictures(2, 32, 0)
+    expected = inception.features(images)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert np.array_equal(inception.features(images), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_a_score_under_other_weights_is_never_called_fid(inception_weights: Path) -> None:
@@ -62,6 +110,20 @@ def test_a_score_under_other_weights_is_never_called_fid(inception_weights: Path
     exact = ((x.mean(0) - y.mean(0)) ** 2).sum() + (xc**2).sum() / 9 + (yc**2).sum() / 2 - 2 * nuclear
     assert report.metrics["fd_inception-custom"]["value"] == pytest.approx(exact, rel=1e-5)
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_scores_in_bf16_are_marked(inception_weights: Path) -> None:
+    reference, fake = ArrayImages(pictures(3, 16, 0)), ArrayImages(pictures(4, 16, 1))
+    options = {"metrics": ["fid"], "inception_weights": inception_weights, "collapse": False}
+    exact, quick = (Evaluator(reference, precision=p, **options).evaluate(fake) for p in ("fp32", "bf16"))
+    assert set(quick.metrics) == {"fd_inception-custom-bf16"}
+    assert (quick.protocol["extractor"], quick.protocol["precision"]) == ("inception-custom-bf16", "bf16")
+    assert quick.protocol["fingerprint"] != exact.protocol["fingerprint"]
+    expected = exact.metrics["fd_inception-custom"]["value"]
+    assert quick.metrics["fd_inception-custom-bf16"]["value"] == pytest.approx(expected, rel=0.2)
+    assert quick.metrics["fd_inception-custom-bf16"]["value"] != expected
+    with pytest.raises(UserError, match="fp32, bf16"):
+        Evaluator(reference, precision="fp16")
 
 
 def test_missing_weights_are_named_with_hash_and_place(tmp_path: Path) -> None:

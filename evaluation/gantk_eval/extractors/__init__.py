@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Extractor"]
+__all__ = ["Extractor", "feature_type"]
+
+
+def feature_type(extractor: Extractor) -> type[np.floating[Any]]:
+    """The type of an extractor's features."""
+    return np.float64 if extractor.precision == "fp64" else np.float32
 
 
 class Extractor(Protocol):
     """Turns images into features, and says how, for the protocol."""
 
     name: str
-    """`inception-v3-compat`, `classifier`, `pixel_pca`; scores of another extractor are never called FID or IS."""
+    """`inception-v3-compat`, `classifier`, `dinov2-vitb14` …; scores of another extractor than Inception are never called
+    FID or IS."""
     weights_sha256: str
     """Of the weights in use: a file's, or for weights made here of their serialised form."""
     resize: str
     """How images come to the network's size."""
     precision: str
-    """`fp32` or `fp64`; features are of that type."""
+    """`fp32`, `fp64`, or `bf16` (of the network; its features are float32)."""
     dims: int
     """The length of a feature vector."""
 

@@ -15,11 +15,14 @@ def exact_float32(device: Any) -> Iterator[None]:
     import torch
 
     device = torch.device(device)
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
-    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+    cudnn = torch.backends.cudnn
+    # The matmul precision also covers CPUs, where `medium` multiplies float32 matrices in bfloat16.
+    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = cudnn.benchmark = False
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
