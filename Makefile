@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install quickstart test test-slow lint format clean
+.PHONY: help install quickstart test test-slow test-gpu lint format clean
 
 help:
 	@echo "make quickstart   train a DCGAN on handwritten digits, score it, and say where the pictures are"
 	@echo "make test         the default tests (under 10 minutes on two cores)"
 	@echo "make test-slow    the tests marked slow, realdata and multinode"
+	@echo "make test-gpu     the tests that want a GPU"
 	@echo "make lint         ruff and mypy"
 
 install: $(STAMP)
@@ -33,6 +34,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m 'slow or realdata or multinode'
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

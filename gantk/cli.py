@@ -11,7 +11,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gantk import __version__
-from gantk.errors import CollapseError, ConfigError, DataError, InterruptedRunError, PreemptedError, UserError
+from gantk.errors import (
+    CollapseError,
+    ConfigError,
+    DataError,
+    InterruptedRunError,
+    PreemptedError,
+    UserError,
+    full_disk,
+)
 from gantk.reference_commands import reference_app
 
 app = typer.Typer(
@@ -28,8 +36,8 @@ app = typer.Typer(
 
         gantk eval --ckpt quickstart
 
-    Exit codes: 0 done, 2 usage or config, 3 data or weights, 4 checkpoint, 5 diverged, 6 collapsed (with --fail-on
-    collapse), 75 preempted, 130 interrupted.""",
+    Exit codes: 0 done, 1 another process of the run was lost, 2 usage or config, 3 data, weights or a full disk, 4
+    checkpoint, 5 diverged, 6 collapsed (with --fail-on collapse), 75 preempted, 130 interrupted.""",
 )
 app.add_typer(reference_app, name="reference")
 
@@ -88,6 +96,8 @@ def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
     for data in (settings.data, *settings.extra_data.values()):
         dataset = open_dataset(data, seed=settings.seed, device="cpu", progress=True)
         typer.echo(dataset.description)
+        if dataset.commit is not None:
+            typer.echo(f"the hub's commit of {data.path}, to pin it by: data.revision={dataset.commit}")
 
 
 @app.command("eval")
@@ -308,7 +318,9 @@ def export(
     from gantk.runs import find_checkpoint
     from gantk.sampling import export_generator
 
-    export_generator(find_checkpoint(ckpt).checkpoint, out)
+    found = find_checkpoint(ckpt)
+    typer.echo(f"exporting {found.sentence}", err=True)
+    export_generator(found.checkpoint, out)
     typer.echo(str(out))
 
 
@@ -363,10 +375,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if _is_main() or not isinstance(error, (ConfigError, InterruptedRunError, PreemptedError)):
             typer.echo(f"gantk: {error}", err=True)
         code = error.exit_code
-    except KeyboardInterrupt:
-        typer.echo("gantk: interrupted", err=True)
-        code = 130
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except OSError as error:
+        if (said := full_disk(error, "the result")) is None:
+            raise
+        typer.echo(f"gantk: {said}", err=True)
+        code = said.exit_code
+    except KeyboardInterrupt:
+        typer.echo("gantk: interrupted", err=True)
+        code = 130
     sys.exit(code)

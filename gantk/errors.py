@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from gantk_eval.errors import DataError, UserError, WeightsError
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "PreemptedError",
     "UserError",
     "WeightsError",
+    "full_disk",
 ]
 
 
@@ -58,3 +61,17 @@ class InterruptedRunError(UserError):
     """The run was interrupted by its user; its checkpoint is written."""
 
     exit_code = 130
+
+
+def full_disk(error: BaseException, where: str) -> DataError | None:
+    """The sentence for an error that says that there is no room on a disk; None for any other.
+
+    Args:
+        error: what was raised.
+        where: what was written to, with its preposition, in case the error does not name a file.
+    """
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    return DataError(
+        f"cannot write {error.filename or where}: {error.strerror}; make room, and give the same command again"
+    )

@@ -11,13 +11,14 @@ import logging
 import math
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -73,6 +74,30 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """A new folder to write files to, which stand in `path` when the block ends well, and nowhere when it does not.
+
+    `path` is a folder that is empty or not there yet. Where it is new, it appears with all of its files at once.
+    """
+    new = not path.exists()
+    place = path.parent if new else path
+    place.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        yield part
+        if new:
+            part.chmod(0o777 & ~_umask())
+            part.rename(path)
+        else:
+            for file in sorted(part.iterdir()):
+                file.rename(path / file.name)
+            part.rmdir()
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 

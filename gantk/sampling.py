@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from gantk.errors import CheckpointError, UserError
 from gantk.grids import save_grid, save_scatter, to_uint8
 from gantk.networks import NETWORKS
 from gantk.objectives import OBJECTIVES, Objective
+from gantk.records import folder_whole, write_atomic
 from gantk.training.checkpoint import Checkpoint, write
 
 
@@ -216,7 +219,7 @@ def write_samples(
     chunk: int,
     start: int = 0,
 ) -> None:
-    """Write samples `start` … `start + count − 1` to a folder of PNGs, one PNG grid, or an `.npz`.
+    """Write samples `start` … `start + count − 1` to a folder of PNGs, one PNG grid, or an `.npz`: whole or not at all.
 
     Raises:
         UserError: for a file name of another kind, or a folder that holds other files.
@@ -238,34 +241,34 @@ def write_samples(
             raise UserError(
                 f"`--out {out}` holds files already: give an empty or new folder, for a folder of samples holds nothing else"
             )
-        out.mkdir(parents=True, exist_ok=True)
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
     drawn, classes = [], []
-    bar = tqdm(total=count, unit="image", desc="sampling", disable=None)
-    # Chunks keep their size: see `EvaluateConfig.batch_size`.
-    for first in range(0, count, chunk):
-        rows = index[first : first + chunk]
-        asked = None if labels is None else labels[first : first + chunk]
-        if asked is None:
-            asked = sampler.labels(rows)
-        images = sampler.images(rows, asked, truncation)
-        if suffix:
-            drawn.append(images)
-            if asked is not None:
-                classes.append(asked)
-        else:
-            for number, image in zip(rows, images, strict=True):
-                Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(out / f"{number:06d}.png")
-        bar.update(len(rows))
-    bar.close()
+    with (
+        tqdm(total=count, unit="image", desc="sampling", disable=None) as bar,
+        contextlib.nullcontext() if suffix else folder_whole(out) as folder,
+    ):
+        # Chunks keep their size: see `EvaluateConfig.batch_size`.
+        for first in range(0, count, chunk):
+            rows = index[first : first + chunk]
+            asked = None if labels is None else labels[first : first + chunk]
+            if asked is None:
+                asked = sampler.labels(rows)
+            images = sampler.images(rows, asked, truncation)
+            if folder is None:
+                drawn.append(images)
+                if asked is not None:
+                    classes.append(asked)
+            else:
+                for number, image in zip(rows, images, strict=True):
+                    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+                    picture.save(folder / f"{number:06d}.png")
+            bar.update(len(rows))
     if suffix == ".png":
         save_grid(np.concatenate(drawn), out)
     elif suffix == ".npz":
         arrays = {"images": np.concatenate(drawn)}
         if classes:
             arrays["labels"] = np.concatenate(classes)
-        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        _save_npz(out, arrays)
 
 
 def _write_points(sampler: Sampler, out: Path, index: np.ndarray, truncation: float, chunk: int) -> None:
@@ -274,12 +277,17 @@ def _write_points(sampler: Sampler, out: Path, index: np.ndarray, truncation: fl
             f"`--out {out}`: the samples are points, so give a file that ends in .png (a plot) or .npz (`points`)"
         )
     assert sampler.shape.extent is not None
-    out.parent.mkdir(parents=True, exist_ok=True)
     parts = [sampler.points(index[first : first + chunk], truncation) for first in range(0, len(index), chunk)]
     if out.suffix.lower() == ".png":
         save_scatter(np.concatenate(parts), out, sampler.shape.extent)
     else:
-        np.savez_compressed(out, points=np.concatenate(parts))
+        _save_npz(out, {"points": np.concatenate(parts)})
+
+
+def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, data.getvalue())
 
 
 def class_number(sampler: Sampler, label: str) -> int:
@@ -312,5 +320,6 @@ def export_generator(checkpoint: Checkpoint, out: Path) -> None:
     tensors = {f"{name}.ema": checkpoint.tensors(f"{name}.ema") for name in objective.averaged}
     if checkpoint.has("objective"):
         tensors["objective"] = checkpoint.tensors("objective")
-    state = {key: checkpoint.state[key] for key in ("step", "images", "shape", "data_sha256")}
+    kept = ("step", "images", "shape", "data_sha256", "data_identity")
+    state = {key: checkpoint.state[key] for key in kept if key in checkpoint.state}
     write(out, tensors=tensors, state=state, config=checkpoint.config_file.read_text())

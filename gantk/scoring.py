@@ -145,7 +145,7 @@ def evaluate_checkpoint(
     sampler, config = load_sampler(found.checkpoint, place, seed)
     dataset = open_dataset(config.data, seed=config.seed, device=place, progress=is_main)
     notes = [f"scored {found.sentence}"]
-    if dataset.sha256 != found.checkpoint.state["data_sha256"][""]:
+    if not dataset.is_that_of(found.checkpoint.state):
         notes.append("warning: the images are not those that the model was trained on")
     evaluator = build_evaluator(
         dataset,

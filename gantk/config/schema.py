@@ -54,7 +54,8 @@ class DataConfig(Section):
     """The side of the square training images, in pixels: centre crop to a square, then resize (bicubic, antialiased).
     `mixture` needs none (a point is an image of one pixel), `stacked_mnist` has MNIST's 28 where it is left out."""
     channels: Literal[1, 3] | None = None
-    """1: grey, 3: RGB. Default: 1 if every image is grey, else 3. Transparency is laid over white."""
+    """1: grey, 3: RGB; there is no other number, in `npz` neither. Default: 1 if every image is grey, else 3. Pictures of every
+    mode are brought to that; transparency is laid over white."""
     flip: bool = False
     """Mirror half of the training images, drawn anew each time an image is seen."""
     limit: int | None = Field(None, ge=1)
@@ -98,15 +99,26 @@ class DataConfig(Section):
             }
             what = places.get(self.source, "the file or folder to read")
             raise ValueError(f"`source: {self.source}` needs `path`: {what}")
-        hub_only = [key for key in ("revision", "name", "heldout_split") if getattr(self, key) is not None]
-        if hub_only and self.source not in ("hub", "stacked_mnist"):
-            raise ValueError(f"`{hub_only[0]}` belongs to `source: hub`; with `source: {self.source}` take it out")
+        if self.source not in ("hub", "stacked_mnist") and (overrides := self.without_hub()):
+            keys = ", ".join(f"`{key}`" for key in self._hub_keys())
+            raise ValueError(
+                f"{keys}: of `source: hub` alone; with `source: {self.source}` take out what is named, or lay over it "
+                f"{' '.join(overrides)}"
+            )
         if self.heldout_path is not None and self.source in ("hub", "digits", "mixture"):
             raise ValueError(
                 f"`heldout_path` does not go with `source: {self.source}`; use `heldout_fraction`"
                 + (" or `heldout_split`" if self.source == "hub" else "")
             )
         return self
+
+    def _hub_keys(self) -> list[str]:
+        keys = [key for key in ("revision", "name", "heldout_split") if getattr(self, key) is not None]
+        return [*keys, *(["split"] if self.split != "train" else [])]
+
+    def without_hub(self) -> list[str]:
+        """The overrides that take out what goes with a dataset on the hub alone, for those who have a copy of it."""
+        return [f"data.{key}={'train' if key == 'split' else 'null'}" for key in self._hub_keys()]
 
     def _check_made(self) -> None:
         """Keys of the sources that make their samples, and of those that do not."""

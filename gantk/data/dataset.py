@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,11 +55,27 @@ class Dataset:
     """One line for people."""
     modes: KnownModes | None = None
     """What is known of the modes, where the samples are made here."""
+    commit: str | None = None
+    """The commit of the hub that the training images are from, where they are from there."""
 
     @property
     def sha256(self) -> str:
         """The content of the training images: pixels, order and labels."""
         return self.train.fingerprint()
+
+    @property
+    def identity(self) -> str:
+        """What the training images are made from; the same for every `data.storage`, as `sha256` is not."""
+        return self.train.identity()
+
+    def is_that_of(self, state: Mapping[str, Any], name: str = "") -> bool:
+        """Whether a checkpoint's `state` was trained on these images, as its data source `name`.
+
+        The same pixels from elsewhere are the same images, and so are those of the same source kept in another way.
+        """
+        then = {state["data_sha256"].get(name), state.get("data_identity", {}).get(name)} - {None}
+        # One after the other: hashing the pixels is the longer way.
+        return self.identity in then or self.sha256 in then
 
 
 @dataclass(frozen=True)
@@ -149,6 +166,7 @@ def open_dataset(
             f"{train_source.description}: {len(train_rows):,} training and {len(heldout_rows):,} held-out "
             f"images of {height}×{width}×{channels}{classes}, kept {where[storage]}"
         ),
+        commit=train_source.commit,
     )
 
 
@@ -165,7 +183,7 @@ def _open_made(config: DataConfig, seed: int, device: torch.device, progress: bo
         train = made.MixturePixels(mixture, count, "train")
         heldout = made.MixturePixels(mixture, made.HELDOUT_POINTS, "heldout")
         name, labels, heldout_labels, class_names = f"the {mixture.name} of Gaussians", None, None, None
-        modes = made.MixtureModes(mixture, count)
+        modes, commit = made.MixtureModes(mixture, count), None
         what = f"points, {mixture.modes} modes"
     else:
         digits = open_dataset(made.digits_config(config), seed=seed, device="cpu", progress=progress)
@@ -177,7 +195,7 @@ def _open_made(config: DataConfig, seed: int, device: torch.device, progress: bo
         name = f"stacks of {digits.train.name}"
         labels, heldout_labels = (train.labels, heldout.labels) if config.use_labels else (None, None)
         class_names = tuple(f"{mode:03d}" for mode in range(1000)) if config.use_labels else None
-        modes = made.StackedModes(digits.train, count)
+        modes, commit = made.StackedModes(digits.train, count), digits.commit
         what = f"images of {'×'.join(map(str, train.shape))}, 1,000 modes"
     size = count * int(np.prod(train.shape)) * train.dtype.itemsize
     storage = _storage("auto" if config.storage == "stream" else config.storage, size, device)
@@ -211,6 +229,7 @@ def _open_made(config: DataConfig, seed: int, device: torch.device, progress: bo
         num_classes=None if class_names is None else len(class_names),
         description=f"{name}: {count:,} training and {len(heldout):,} held-out {what}",
         modes=modes,
+        commit=commit,
     )
 
 
@@ -239,7 +258,9 @@ def _open(source: Source, transform: Transform, storage: str, tolerance: Toleran
             logger.warning("%s; decoding images as they are seen instead, which is slower", str(error).split(";")[0])
         else:
             good = _without(source, len(decoded.images), tolerance, decoded.damaged)
-            return _Opened(CachedPixels(decoded), len(decoded.images), decoded.labels, decoded.class_names, good)
+            return _Opened(
+                CachedPixels(decoded, source, transform), len(decoded.images), decoded.labels, decoded.class_names, good
+            )
     channels, damaged = look_through(source, transform, tolerance)
     good = _without(source, len(source), tolerance, damaged)
     pixels = StreamedPixels(source, replace(transform, channels=channels))

@@ -48,6 +48,9 @@ class MixturePixels:
     def keep_fingerprint(self, key: str, value: str) -> None:
         """Needs no keeping."""
 
+    def identity(self, key: str) -> str:
+        return digest_of(self._identity, key)
+
 
 class StackedPixels:
     """Three digits as the channels of one image, put together when they are read.
@@ -66,6 +69,7 @@ class StackedPixels:
         index = torch.arange(count)
         self._chosen = Draws(key_of("stacked_mnist", part), index).integers(len(digits), 3).numpy()
         self._identity = digest_of("stacked 1", digits.fingerprint(), count, part)
+        self._made_from = digest_of("stacked 1", digits.identity(), count, part)
         self.labels = (digits.labels[self._chosen] * np.array([100, 10, 1])).sum(axis=1)
 
     def __len__(self) -> int:
@@ -81,6 +85,9 @@ class StackedPixels:
 
     def keep_fingerprint(self, key: str, value: str) -> None:
         """Needs no keeping."""
+
+    def identity(self, key: str) -> str:
+        return digest_of(self._made_from, key)
 
 
 class MixtureModes:

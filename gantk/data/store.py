@@ -6,8 +6,9 @@ import hashlib
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -44,17 +45,29 @@ class Pixels(Protocol):
     def keep_fingerprint(self, key: str, value: str) -> None:
         """Remembers it for the next start, where that can be done."""
 
+    def identity(self, key: str) -> str:
+        """What a choice of rows and labels is made from, whichever way the pixels are kept; never reads them."""
+
+
+def _made_from(source: Source, transform: Transform) -> tuple[str, list[Any]]:
+    """What images are made from, as it is now: the files may change while a run goes on.
+
+    Hashed after the word `streamed`, as the checkpoints of earlier runs that stream have it.
+    """
+    return source.fingerprint(), transform.identity()
+
 
 class CachedPixels:
     """The memory-mapped images of a cache entry."""
 
     dtype = torch.uint8
 
-    def __init__(self, decoded: Decoded) -> None:
+    def __init__(self, decoded: Decoded, source: Source, transform: Transform) -> None:
         self._folder: Path = decoded.folder
         self._images = decoded.images
         height, width, channels = decoded.images.shape[1:]
         self.shape: tuple[int, int, int] = (height, width, channels)
+        self._made_from = _made_from(source, replace(transform, channels=channels))
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         return np.take(self._images, rows, axis=0)
@@ -64,6 +77,9 @@ class CachedPixels:
 
     def keep_fingerprint(self, key: str, value: str) -> None:
         remember(self._folder, key, value)
+
+    def identity(self, key: str) -> str:
+        return digest_of("streamed", *self._made_from, key)
 
 
 class StreamedPixels:
@@ -80,6 +96,7 @@ class StreamedPixels:
             raise ValueError("the transform's channels must be decided")
         self._source = source
         self._transform = transform
+        self._made_from = _made_from(source, transform)
         self.shape: tuple[int, int, int] = (transform.resolution, transform.resolution, transform.channels)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
@@ -89,10 +106,13 @@ class StreamedPixels:
         return images
 
     def fingerprint(self, key: str) -> str | None:
-        return digest_of("streamed", self._source.fingerprint(), self._transform.identity(), key)
+        return self.identity(key)
 
     def keep_fingerprint(self, key: str, value: str) -> None:
         """Needs no keeping."""
+
+    def identity(self, key: str) -> str:
+        return digest_of("streamed", *self._made_from, key)
 
 
 class Store:
@@ -126,6 +146,7 @@ class Store:
         self._label_tensor = None if labels is None else torch.from_numpy(labels)
         self._resident: torch.Tensor | None = None
         self._fingerprint: str | None = None
+        self._identity: str | None = None
         self._readers = DISK_READERS if storage == "disk" else processors()
         self._pool: ThreadPoolExecutor | None = None
         self._coming: tuple[torch.Tensor, list[Future[np.ndarray]]] | None = None
@@ -144,14 +165,23 @@ class Store:
         remembered.
         """
         if self._fingerprint is None:
-            digest = hashlib.sha256(self._rows.astype("<i8").tobytes())
-            digest.update(b"" if self.labels is None else self.labels.astype("<i8").tobytes())
-            key = digest.hexdigest()
+            key = self._key()
             self._fingerprint = self._pixels.fingerprint(key)
             if self._fingerprint is None:
                 self._fingerprint = content_fingerprint(self)
                 self._pixels.keep_fingerprint(key, self._fingerprint)
         return self._fingerprint
+
+    def identity(self) -> str:
+        """sha256, in hex, of the encoded source, the transform and the choice of images: the same for every `storage`."""
+        if self._identity is None:
+            self._identity = self._pixels.identity(self._key())
+        return self._identity
+
+    def _key(self) -> str:
+        digest = hashlib.sha256(self._rows.astype("<i8").tobytes())
+        digest.update(b"" if self.labels is None else self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def label_of(self, indices: torch.Tensor) -> torch.Tensor | None:
         """Classes, int64 [B], on the CPU; None where there are no labels."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError
+from gantk.errors import DataError
 from gantk.records import plain, write_atomic
 
 KIMG = "progress/kimg"
@@ -34,7 +34,7 @@ class MetricsFile:
             scores_due: Scores of training at `keep_kimg` itself are dropped, too.
 
         Raises:
-            UserError: where the file cannot be written.
+            DataError: where the file cannot be written.
         """
         self.path = folder / "metrics.jsonl"
         try:
@@ -52,7 +52,7 @@ class MetricsFile:
         null.
 
         Raises:
-            UserError: where the disk is full; the file is left without a part of the row.
+            DataError: where the disk is full; the file is left without a part of the row.
         """
         line = json.dumps(plain({KIMG: kimg, **values}), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         before = os.fstat(self._file.fileno()).st_size
@@ -102,8 +102,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def _cannot_write(path: Path, error: OSError) -> DataError:
     reason = error.strerror or error
-    return UserError(
+    return DataError(
         f"Cannot write {path}: {reason}; make room (or mend the folder), and start the same command again."
     )

@@ -51,7 +51,7 @@ class Tracker:
 
         Raises:
             ConfigError: where TensorBoard is asked for and not installed.
-            UserError: where `metrics.jsonl` cannot be written.
+            DataError: where `metrics.jsonl` cannot be written.
         """
         sinks: list[Sink] = []
         if config.tracking.tensorboard:
@@ -76,7 +76,7 @@ class Tracker:
         `metrics.jsonl`; W&B and TensorBoard get it as it is.
 
         Raises:
-            UserError: where `metrics.jsonl` cannot be written.
+            DataError: where `metrics.jsonl` cannot be written.
         """
         row = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
         self._metrics.append(kimg, row)

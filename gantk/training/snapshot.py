@@ -14,6 +14,7 @@ from gantk.training.checkpoint import Checkpoint
 from gantk.training.random_states import gather_random_states, load_random_state
 
 if TYPE_CHECKING:
+    from gantk.data import Dataset
     from gantk.training.trainer import Trainer
 
 log = logging.getLogger("gantk")
@@ -45,7 +46,8 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "skipped": dict(runner.watch.skipped),
         "scaler_skipped": runner.watch.scaler_state() if runner.scaled else {},
         "shape": trainer.sampler.shape.to_json(),
-        "data_sha256": _data_sha256(trainer),
+        "data_sha256": {name: data.sha256 for name, data in _datasets(trainer).items()},
+        "data_identity": {name: data.identity for name, data in _datasets(trainer).items()},
         "data": trainer.dataset.description,
         "in_force": dict(trainer.runtime.describe()),
         "gradient_scaler": None if scaler is None else scaler.state_dict(),
@@ -67,7 +69,8 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
         CheckpointError: where it is of other networks, optimisers, or (unless `allow_changes`) images.
     """
     state, runner, runtime = start.state, trainer.runner, trainer.runtime
-    if state["data_sha256"] != _data_sha256(trainer):
+    datasets = _datasets(trainer)
+    if state["data_sha256"].keys() != datasets.keys() or not all(d.is_that_of(state, n) for n, d in datasets.items()):
         if not allow_changes:
             raise CheckpointError(
                 f"the training images are not those of {start.folder} (then: {state.get('data', 'not recorded')}; now: "
@@ -114,8 +117,8 @@ def restore_players(trainer: Trainer, start: Checkpoint) -> None:
     start.load_network("objective", trainer.objective)
 
 
-def _data_sha256(trainer: Trainer) -> dict[str, str]:
-    return {"": trainer.dataset.sha256, **{name: data.sha256 for name, data in trainer.extra.items()}}
+def _datasets(trainer: Trainer) -> dict[str, Dataset]:
+    return {"": trainer.dataset, **trainer.extra}
 
 
 def _has_best(trainer: Trainer, start: Checkpoint) -> bool:

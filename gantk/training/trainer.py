@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import torch
 from gantk import records
 from gantk.config import Config, dump_yaml
 from gantk.data import Dataset, open_dataset
-from gantk.errors import CheckpointError, DataError, PeerLostError, UserError
+from gantk.errors import CheckpointError, DataError, PeerLostError, full_disk
 from gantk.progress import Progress
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
@@ -172,7 +171,7 @@ class Trainer:
 
     def _open_records(self, start: Checkpoint | None) -> None:
         config, kimg = self.config, None if start is None else self.kimg
-        (self.folder / "config.yaml").write_text(dump_yaml(config))
+        records.write_atomic(self.folder / "config.yaml", dump_yaml(config).encode())
         records.write_json(self.folder / "environment.json", records.environment(self.runtime.describe()))
         self.status.update(step=self.step, kimg=self.kimg, resumed_from=str(start.folder) if start else None)
         self.tracker = Tracker.open(config, self.folder, resumed_kimg=kimg, scores_due=self.evaluation_due)
@@ -379,11 +378,7 @@ class Trainer:
                 "another process of this run has died, or its machine has: give the same command again on all machines, "
                 "and it goes on from the newest checkpoint"
             )
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return UserError(
-                f"cannot write {error.filename or f'to {self.folder}'}: {error.strerror}; make room, and give the same command again"
-            )
-        return error
+        return full_disk(error, f"to {self.folder}") or error
 
     def _record_end(self, error: BaseException | None) -> None:
         """How the run ended, where launchers cannot lose it."""

@@ -146,6 +146,14 @@ def test_a_store_is_an_image_set(labelled: Path) -> None:
     assert streamed.fingerprint() != open_dataset(config("parquet", labelled, storage="stream", limit=9)).sha256
 
 
+def test_every_storage_has_the_same_identity(labelled: Path) -> None:
+    identities = {open_dataset(config("parquet", labelled, storage=s)).identity for s in ("memory", "disk", "stream")}
+    assert len(identities) == 1
+    for other in ({"limit": 9}, {"use_labels": False}, {"resolution": 4}, {"channels": 1}):
+        for storage in ("memory", "stream"):
+            assert open_dataset(config("parquet", labelled, storage=storage, **other)).identity not in identities
+
+
 # The order
 
 

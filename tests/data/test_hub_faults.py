@@ -124,6 +124,7 @@ def test_connection_that_is_lost_twice_is_tried_again(prepare: Prepare) -> None:
     assert done.returncode == 0, done.stderr
     assert _Hub.broken_off == 2
     assert "270 training and 30 held-out images" in done.stdout
+    assert f"data.revision={COMMIT}" in done.stdout
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +193,47 @@ def test_hub_id_without_a_network(gantk) -> None:  # type: ignore[no-untyped-def
     assert time.monotonic() - begin < 20
 
 
+def test_the_lsun_config_offline_gives_advice_that_loads(gantk) -> None:  # type: ignore[no-untyped-def]
+    config = ROOT / "configs" / "dcgan_lsun.yaml"
+    begin = time.monotonic()
+    result = gantk("train", "--config", config)
+    refused(result, 3, "pcuenq/lsun-bedrooms at revision 274fa3d", "is not on this disk and the hub cannot be reached")
+    assert time.monotonic() - begin < 60
+    advice = re.findall(r"data\.\w+=\S+", result.err)
+    assert advice == ["data.source=folder", "data.path=FOLDER", "data.revision=null", "data.heldout_split=null"]
+    assert gantk("config", "--config", config, *advice).code == 0
+    # Half of it gets the other half, all at once.
+    half = gantk("config", "--config", config, *advice[:2], "data.name=x", "data.split=test")
+    refused(half, 2, "`revision`, `name`, `heldout_split`, `split`", "of `source: hub` alone")
+    rest = re.findall(r"data\.\w+=\S+", half.err)
+    assert gantk("config", "--config", config, *advice[:2], "data.name=x", "data.split=test", *rest).code == 0
+
+
+def test_prepare_says_which_commit_it_has(
+    folder: Path,
+    gantk,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`configs/dcgan_celeba.yaml` speaks of it."""
+    import datasets
+
+    commit = "0123456789abcdef" * 2 + "01234567"
+    encoded = [{"bytes": path.read_bytes(), "path": None} for path in sorted(folder.rglob("*.png"))]
+    train = datasets.Dataset.from_dict({"image": encoded}, features=datasets.Features({"image": datasets.Image()}))
+    file = f"/huggingface/datasets/owner___faces/default/0.0.0/{commit}/faces-train.arrow"
+    monkeypatch.setattr(type(train), "cache_files", property(lambda self: [{"filename": file}]))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(train=train))
+    where = data(source="hub", path="owner/faces", heldout_fraction=0.25)
+    result = gantk("prepare", "--config", TINY, where)
+    assert (result.code, result.out.splitlines()[1:]) == (
+        0,
+        [f"the hub's commit of owner/faces, to pin it by: data.revision={commit}"],
+    )
+    pinned = gantk("prepare", "--config", TINY, where, f"data.revision={commit}")
+    assert f"data.revision={commit}" in pinned.out
+    assert len(gantk("prepare", "--config", TINY).out.splitlines()) == 1
+
+
 # Checkpoints
 
 
@@ -208,6 +251,7 @@ def test_the_way_it_should_go(run: Path, tmp_path: Path, gantk) -> None:  # type
     assert len(list((tmp_path / "out").iterdir())) == 5
     exported = gantk("export", "--ckpt", "run42", "--out", tmp_path / "generator")
     assert (exported.code, exported.out) == (0, f"{tmp_path / 'generator'}\n"), exported.err
+    assert f"exporting checkpoint {run / 'checkpoints' / 'step-00000004'} (0.128 kimg)" in exported.err
     again = gantk("sample", "--ckpt", tmp_path / "generator", "--out", tmp_path / "a.npz", "--count", 5)
     assert again.code == 0, again.err
     assert "exported generator" in again.err
@@ -269,6 +313,34 @@ def test_sampling_mistakes(run: Path, tmp_path: Path, gantk) -> None:  # type: i
     assert gantk("sample", "--ckpt", "run42", "--out", tmp_path / "a.png", "--count", 0).code == 2
     (tmp_path / "there").mkdir()
     refused(gantk("export", "--ckpt", "run42", "--out", tmp_path / "there"), 2, "is there already")
+
+
+def test_a_full_disk(run: Path, tmp_path: Path, gantk, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Exit code 3, and nothing half-written."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gantk.records.os.fsync", full)
+    for name in ("a.npz", "a.png"):
+        refused(gantk("sample", "--ckpt", "run42", "--out", tmp_path / name), 3, "No space left on device; make room")
+    assert not list(tmp_path.glob("*a.*"))
+    saved: list[Path] = []
+
+    def breaks_off(self: Image.Image, path: Path) -> None:
+        saved.append(path)
+        path.write_bytes(b"half")
+        if len(saved) == 3:
+            full()
+
+    monkeypatch.setattr(Image.Image, "save", breaks_off)
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "new", tmp_path / "empty"):
+        saved.clear()
+        refused(gantk("sample", "--ckpt", "run42", "--out", out), 3, "cannot write the result", "make room")
+        assert len(saved) == 3
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not list(tmp_path.glob("*new*"))
 
 
 # Evaluation

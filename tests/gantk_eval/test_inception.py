@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gantk_eval import ArrayImages, DataError, Evaluator, UserError, WeightsError
+from gantk_eval.extractors import inception
 from gantk_eval.extractors.inception import WEIGHTS_FILE, InceptionExtractor, find_weights
 from gantk_eval.extractors.resizing import tf1_bilinear
 from gantk_eval.inception_score import inception_score
@@ -140,6 +143,36 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path, incepti
     (folder / WEIGHTS_FILE).write_bytes(inception_weights.read_bytes())
     with pytest.raises(WeightsError, match="sha256 begins with"):
         find_weights()
+
+
+def test_a_server_that_cannot_even_be_looked_up_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time limit of a socket ends a look-up of a name."""
+    released, ended = threading.Event(), threading.Event()
+
+    def urlopen(*_: object, **__: object) -> None:
+        released.wait(60)
+        ended.set()
+        raise OSError("too late")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    monkeypatch.setattr(inception, "DOWNLOAD_SECONDS", 0.1)
+    assert inception._download(tmp_path / WEIGHTS_FILE) is None
+    assert not ended.is_set()
+    released.set()
+    assert ended.wait(30)
+
+
+def test_a_download_is_kept_where_it_is_the_right_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(io.BytesIO):
+        headers: dict[str, str] = {}  # noqa: RUF012
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer(b"weights"))
+    target = tmp_path / "new" / WEIGHTS_FILE
+    assert inception._download(target) is None
+    assert not list(target.parent.iterdir())
+    monkeypatch.setattr(inception, "SHA256_PREFIX", hashlib.sha256(b"weights").hexdigest()[:8])
+    assert inception._download(target) == target
+    assert target.read_bytes() == b"weights"
 
 
 def test_own_weights_by_environment(monkeypatch: pytest.MonkeyPatch, inception_weights: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,28 @@ def test_no_module_bears_the_name_of_another(project_root: Path) -> None:
     names = {path.stem for path in ours} | {path.parent.name for path in (project_root / "gantk").rglob("__init__.py")}
     assert {"train", "cli", "networks"} <= names
     assert sorted(names & taken) == []
+
+
+def test_every_package_that_is_imported_is_declared(project_root: Path) -> None:
+    project = (project_root / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    declared = {canonical(name) for name in re.findall(r'"([\w.-]+)', listed[1])}
+    optional = {"tensorboard"}
+    imported: dict[str, str] = {}
+    for path in [*(project_root / "gantk").rglob("*.py"), *(project_root / "evaluation" / "gantk_eval").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.append(node.module or "")
+            imported |= {name.partition(".")[0]: f"{path}:{node.lineno}" for name in names}
+    owners = importlib.metadata.packages_distributions()
+    assert {"torch", "filelock", "huggingface_hub", "yaml", "PIL"} <= imported.keys()
+    for name, where in imported.items():
+        if name not in sys.stdlib_module_names and name not in ("gantk", "gantk_eval"):
+            found = {canonical(owner) for owner in owners[name]}
+            assert found & (declared | optional), f"{where} imports {name}, which pyproject.toml does not declare"
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from gantk.config import load_config
+from gantk.data import open_dataset
 from gantk.errors import CheckpointError, ConfigError, InterruptedRunError, PreemptedError, UserError
 from gantk.runtime import Runtime
 from gantk.tracking import read_metrics
@@ -213,6 +215,36 @@ def test_changed_images_are_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the training images are not those of .*--allow-changes"):
         train(tiny, "run", "data.limit=null", data)
     assert train(tiny, "run", "data.limit=null", data, allow_changes=True).step == 12
+
+
+@pytest.mark.parametrize(("first", "then"), [("memory", "stream"), ("stream", "disk")])
+def test_another_storage_is_the_same_images(first: str, then: str, tiny: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(60) % 10)
+    data = ("data.limit=null", f"data={{source: npz, path: {tmp_path}/data.npz, resolution: 8}}")
+    straight = train(tiny, "straight", *data)
+    train(tiny, "run", *data, f"data.storage={first}", stop_at=5)
+    assert_equal(final(straight), final(train(tiny, "run", *data, f"data.storage={then}")))
+    # The same file under another order of its images is other data, and said so, from a stream too.
+    np.savez(tmp_path / "data.npz", images=images[::-1], labels=np.arange(60) % 10)
+    with pytest.raises(CheckpointError, match="the training images are not those of"):
+        train(tiny, "run", *data, f"data.storage={then}", "train.kimg=0.5")
+
+
+def test_the_same_pixels_from_elsewhere_are_the_same_images(tiny: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images)
+    np.savez_compressed(tmp_path / "copy.npz", images=images)
+    data = "data={{source: npz, path: {}/{}.npz, resolution: 8}}"
+    run = train(tiny, "run", "data.limit=null", data.format(tmp_path, "data"), stop_at=5)
+    copy = open_dataset(load_config(tiny, [data.format(tmp_path, "copy")]).data)
+    state = Checkpoint(checkpoints_in(run.folder / "checkpoints")[-1]).state
+    assert copy.is_that_of(state)
+    assert state["data_identity"] != {"": copy.identity}
+    # A checkpoint from before the identity was kept: of decoded pixels, and of a stream.
+    assert copy.is_that_of({"data_sha256": state["data_sha256"]})
+    assert run.dataset.is_that_of({"data_sha256": state["data_identity"]})
+    assert not copy.is_that_of({"data_sha256": state["data_identity"]})
 
 
 def test_network_of_another_size_is_told_apart_although_allowed(tiny: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import resource
 import signal
 import threading
@@ -187,8 +188,26 @@ def test_disk_that_is_full_when_a_picture_is_due(tiny: Path, monkeypatch: pytest
     trainer = make(tiny, "samples.every_kimg=0.128")
     with pytest.raises(UserError, match=r"cannot write grid\.png: No space left on device; make room") as caught:
         trainer.train()
-    assert caught.value.exit_code == 2
-    assert status(trainer)["state"] == "failed"
+    assert caught.value.exit_code == 3
+    assert (status(trainer)["state"], status(trainer)["exit_code"]) == ("failed", 3)
+
+
+def test_disk_that_is_full_when_a_row_is_due(tiny: Path) -> None:
+    trainer = make(tiny, "checkpoint.every_kimg=99", "train.log_every_kimg=0.064")
+    with file_size_limit(100), pytest.raises(UserError, match=r"Cannot write .*metrics\.jsonl: .*make room") as caught:
+        trainer.train()
+    assert caught.value.exit_code == 3
+    assert not (trainer.folder / "metrics.jsonl").read_bytes()
+
+
+def test_the_config_is_written_whole_or_not_at_all(tiny: Path) -> None:
+    make(tiny, "train.kimg=0.064").train()
+    file = Path(os.environ["GANTK_RUNS"]) / "run" / "config.yaml"
+    before = file.read_text()
+    with file_size_limit(len(before) // 2), pytest.raises(UserError, match="make room") as caught:
+        make(tiny)
+    assert caught.value.exit_code == 3
+    assert file.read_text() == before
 
 
 def test_background_work() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ LAYERS = (
     *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
     *("Mixed_7a", "Mixed_7b", "Mixed_7c"),
 )
-DOWNLOAD_SECONDS = 5.0  # until the first byte; once bytes flow a slow line is no failure
+DOWNLOAD_SECONDS = 5.0  # until the answer, looking the name up included; once bytes flow a slow line is no failure
 
 
 def find_weights(explicit: str | Path | None = None, *, download: bool = True) -> tuple[Path, bool]:
@@ -69,11 +70,38 @@ def find_weights(explicit: str | Path | None = None, *, download: bool = True) -
     )
 
 
+def _answer() -> Any:
+    """The server's answer to a request for the weights, with nothing read of its body; None where there is none in time."""
+    answers: list[Any] = []
+    given_up = threading.Event()
+
+    def ask() -> None:
+        try:
+            response = urllib.request.urlopen(URL, timeout=DOWNLOAD_SECONDS)
+        except OSError:  # urllib's errors and timeouts are OSErrors
+            return
+        answers.append(response)
+        if given_up.is_set():
+            response.close()
+
+    # In a thread of its own, for looking a name up knows no time limit, and each redirect has one of its own.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(DOWNLOAD_SECONDS)
+    if not answers:
+        given_up.set()
+        return None
+    return answers[0]
+
+
 def _download(target: Path) -> Path | None:
-    """Fetches the weights; None where the server is not heard from within 5 s or the file is not the right one."""
+    """Fetches the weights; None where the server has not answered within 5 s or the file is not the right one."""
     temporary = target.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with urllib.request.urlopen(URL, timeout=DOWNLOAD_SECONDS) as response:
+        response = _answer()
+        if response is None:
+            return None
+        with response:
             target.parent.mkdir(parents=True, exist_ok=True)
             from tqdm import tqdm
 

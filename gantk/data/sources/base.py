@@ -38,6 +38,8 @@ class Source(ABC):
     """Whether to show on stderr how far a long read is."""
     skipped: int = 0
     """Files that were found and left out, because they are not images."""
+    commit: str | None = None
+    """The commit of the hub that the pictures are from, where they are from there."""
     labels: np.ndarray | None
     """int64 [N], classes counted from 0; None where there are none, or none are wanted."""
     class_names: tuple[str, ...] | None

@@ -37,16 +37,16 @@ class Hub:
         self.id = config.path or ""
         self.revision = config.revision
         self.name = config.name
+        self._instead = " ".join(["data.source=folder", "data.path=FOLDER", *config.without_hub()])
         if Path(self.id).expanduser().exists():
             raise DataError(
                 f"data.path={self.id} is on this disk, and data.source=hub means a dataset's id; set "
-                "data.source=folder (or parquet, npz)"
+                f"{self._instead.replace(' data.path=FOLDER', '')} (or parquet, npz for folder)"
             )
         if not HUB_ID.fullmatch(self.id):
             raise DataError(
                 f"data.path={self.id} is not a dataset's id on the hub (owner/name), and there is no such "
-                "file or folder; for local images correct the path and set data.source=folder (or parquet, "
-                "npz)"
+                f"file or folder; for local images set {self._instead} (or parquet, npz for folder)"
             )
         self._memo_path = cache_folder() / "data" / "hub" / f"{digest_of(self.id, self.name, self.revision)[:32]}.json"
 
@@ -82,6 +82,20 @@ class Hub:
                 raise self._unreachable()
         return found
 
+    @property
+    def commit(self) -> str | None:
+        """The commit whose files these are, 40 hex digits; None where a copy on this disk does not tell."""
+        if COMMIT.fullmatch(self.revision or ""):
+            return self.revision
+        parts = {
+            part
+            for split in self.datasets.values()
+            for file in split.cache_files
+            for part in Path(file["filename"]).parts
+            if COMMIT.fullmatch(part)
+        }
+        return parts.pop() if len(parts) == 1 else None
+
     def _loaded(self, load: Callable[[], Any]) -> Any:
         from datasets.exceptions import DatasetNotFoundError
 
@@ -110,7 +124,7 @@ class Hub:
         except Exception as error:
             raise DataError(
                 f"cannot load {self.id} from the hub: {_first_line(error)}; run the command again (what was "
-                "downloaded is kept), or use a local copy with data.source=folder or data.source=parquet"
+                f"downloaded is kept), or use a local copy with {self._instead} (or parquet for folder)"
             ) from error
 
     def commit_on_hub(self) -> str | None:
@@ -154,7 +168,7 @@ class Hub:
         return DataError(
             f"the dataset {self.id}{revision} is not on this disk and the hub cannot be reached; run `gantk "
             "prepare` with this config where there is a network and bring $GANTK_CACHE here, or train on "
-            "your own images with data.source=folder data.path=FOLDER"
+            f"your own images with {self._instead}"
         )
 
 
@@ -170,6 +184,10 @@ class HubSource(TableSource):
             raise DataError(
                 f"the dataset {hub.id} has no split `{split}` (it has {', '.join(hub.splits)}); set data.split"
             )
+
+    @property
+    def commit(self) -> str | None:  # type: ignore[override]
+        return self._hub.commit
 
     @cached_property
     def _table(self) -> pa.Table:
