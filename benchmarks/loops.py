@@ -29,7 +29,8 @@ def batches(images: Tensor, size: int, device: torch.device, channels_last: bool
     """Batches of uint8 `images` [N, 3, H, W] in [−1, 1], on the device for good, again and again."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     ready = [
-        part.to(device).float().sub(127.5).div(127.5).contiguous(memory_format=layout) for part in images.split(size)
+        part.to(device).to(torch.get_default_dtype()).sub(127.5).div(127.5).contiguous(memory_format=layout)
+        for part in images.split(size)
     ]
     return cycle([part for part in ready if len(part) == size])
 
