@@ -278,7 +278,10 @@ def test_merge_keys_of_yaml_are_no_duplicates(tmp_path: Path) -> None:
         ("data.path=x", "`path` is not used by `source: digits`"),
         ("data={source: folder, resolution: 8}", "`source: folder` needs `path`: the file or folder to read"),
         ("data={source: hub, resolution: 8}", "`source: hub` needs `path`: the dataset's id"),
-        ("data={source: npz, path: x, revision: y, resolution: 8}", "`revision` belongs to `source: hub`"),
+        (
+            "data={source: npz, path: x, revision: y, resolution: 8}",
+            "`revision`: of `source: hub` alone; with `source: npz`",
+        ),
         (
             "data={source: hub, path: x, heldout_path: y, resolution: 8}",
             "`heldout_path` does not go with `source: hub`",
