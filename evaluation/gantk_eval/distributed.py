@@ -5,13 +5,23 @@ Everything here also works in one process that never initialised `torch.distribu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from gantk_eval.errors import DataError, UserError, WeightsError
 
-__all__ = ["all_or_none", "any_rank", "chunks", "from_first", "gather_counts", "gather_rows", "rank", "world_size"]
+__all__ = [
+    "all_or_none", "any_rank", "chunks", "from_first", "from_first_unless", "gather_counts", "gather_rows", "in_chunks",
+    "no_check", "rank", "world_size",
+]  # fmt: skip
+
+Check = Callable[[], None]
+"""Called now and then by what takes long; what it raises on one rank ends the work on all, with the same error."""
+CHECK_SECONDS = 0.2
+"""How often `from_first_unless` has all ranks listen."""
 
 _ERRORS: dict[str, type[UserError]] = {c.__name__: c for c in (UserError, DataError, WeightsError)}
 
@@ -43,6 +53,29 @@ def chunks(count: int, size: int) -> list[np.ndarray]:
     """
     starts = range(rank() * size, count, world_size() * size)
     return [np.arange(start, min(start + size, count), dtype=np.int64) for start in starts]
+
+
+def no_check() -> None:
+    """Nobody asks to stop."""
+
+
+def in_chunks(count: int, size: int, work: Callable[[np.ndarray], None], check: Check = no_check) -> list[np.ndarray]:
+    """Does `work` for each of this rank's chunks and returns the chunks; after each one, all ranks hear of all.
+
+    An error of `work` or `check` on one rank is so raised on every rank before the next chunk, not after the last.
+    """
+    mine = chunks(count, size)
+
+    def one(number: int) -> tuple[np.ndarray, ...]:
+        check()
+        if number < len(mine):
+            work(mine[number])
+        return ()
+
+    # Every rank takes part in as many rounds as the one with the most chunks.
+    for number in range(-(-count // (world_size() * size))):
+        all_or_none(partial(one, number))
+    return mine
 
 
 def _device() -> str:
@@ -150,6 +183,53 @@ def from_first(work: Callable[[], bytes]) -> bytes:
     return message[1:]
 
 
+def from_first_unless(check: Check, work: Callable[[Check], bytes]) -> bytes:
+    """As `from_first`, for work that takes long: where `check` raises on one rank, all leave it together.
+
+    `work` calls what it is given as often as it likes; the ranks that wait listen until it is done.
+    """
+    if world_size() == 1:
+        return work(check)
+
+    def checked() -> tuple[np.ndarray, ...]:
+        check()
+        return ()
+
+    if rank() != 0:
+        while not any_rank(False):
+            all_or_none(checked)
+        return from_first(lambda: b"")
+    left, heard = False, time.monotonic()
+
+    def listen() -> None:
+        nonlocal left, heard
+        if time.monotonic() - heard < CHECK_SECONDS:
+            return
+        any_rank(False)
+        try:
+            all_or_none(checked)
+        except BaseException:
+            left = True
+            raise
+        heard = time.monotonic()
+
+    def result() -> bytes:
+        if failure is not None:
+            raise failure
+        return data
+
+    failure: Exception | None = None
+    data = b""
+    try:
+        data = work(listen)
+    except Exception as error:
+        if left:
+            raise
+        failure = error
+    any_rank(True)
+    return from_first(result)
+
+
 def all_or_none(work: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
     """Runs each rank's own share of work; where one fails, all raise its error instead of waiting for it for ever."""
     if world_size() == 1:
@@ -163,6 +243,8 @@ def all_or_none(work: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray,
         result = work()
     except Exception as error:  # told to the other ranks below, then raised
         failure = error
+    if not any_rank(failure is not None):
+        return result
     device = _device()
     text = f"{type(failure).__name__}:{failure}".encode()[:1000] if failure is not None else b""
     mine = torch.zeros(1000, dtype=torch.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,8 @@ class Evaluator:
     collapse and memorisation. `extractor`: whose features default and generic metrics are worked out in: `inception`,
     `dinov2`, `clip`, `classifier`, `pixel_pca`, or a file (weights of one of the first three, or a TorchScript or
     torch.export program of your own); None: the best at hand. `precision`: `bf16` runs Inception in bfloat16, for
-    monitoring: its scores are called `fd_inception-bf16` and so on.
+    monitoring: its scores are called `fd_inception-bf16` and so on. `check`: called on every rank while a classifier is
+    trained and after each chunk of images; what it raises on one rank ends the evaluation on all.
 
     With `torch.distributed` initialised, all ranks make one and call `evaluate` together; each gets the same report.
     Raises, before anything expensive starts: UserError for an unknown metric, WeightsError for missing weights that a
@@ -120,6 +121,7 @@ class Evaluator:
         permutations: int = PERMUTATIONS,
         extractor: str | Path | None = None,
         precision: str = "fp32",
+        check: Callable[[], None] = distributed.no_check,
     ) -> None:
         self.reference, self.heldout = reference, heldout
         self._explicit = metrics is not None
@@ -135,7 +137,7 @@ class Evaluator:
         self._device, self._seed, self._batch_size = device, seed, batch_size
         self._kid_subset_size, self._progress = kid_subset_size, progress
         self._inception_weights, self._accuracy_floor = inception_weights, accuracy_floor
-        self._collapse, self._permutations = collapse, permutations
+        self._collapse, self._permutations, self._check = collapse, permutations, check
         self._extractors: dict[str, Extractor] = {}
         self._real: dict[tuple[str, str], Features] = {}
         self._no_classifier = ""
@@ -249,6 +251,7 @@ class Evaluator:
                     device=self._device,
                     floor=self._accuracy_floor,
                     progress=self._progress and distributed.rank() == 0,
+                    check=self._check,
                 )
             except DataError as error:
                 if needs:
@@ -289,6 +292,7 @@ class Evaluator:
             device=self._device,
             batch_size=self._batch_size,
             progress=self._progress,
+            check=self._check,
             only_statistics=[n for n, k in kinds.items() if k == {"fd"} and n not in judged],
         )
 

@@ -61,7 +61,8 @@ class Extraction:
     """Extracts features of image sets. `extractors`: by the name under which metrics ask for them.
 
     `only_statistics`: those of which nothing but Fréchet distances is wanted. `batch_size`: images read at a time, rounded
-    up to whole blocks (`extractors.blocks`), so that no feature depends on it.
+    up to whole blocks (`extractors.blocks`), so that no feature depends on it. `check`: see `distributed.Check`; called on
+    every rank after each chunk.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Extraction:
         batch_size: int,
         progress: bool,
         only_statistics: Sequence[str] = (),
+        check: distributed.Check = distributed.no_check,
     ) -> None:
         self._extractors = extractors
-        self._device, self._progress = device, progress
+        self._device, self._progress, self._check = device, progress, check
         self._batch_size = aligned(batch_size, device)
         self._only_statistics = tuple(only_statistics)
 
@@ -156,7 +158,7 @@ class Extraction:
         chosen = {name: self._extractors[name] for name in names}
         walk = _Walk(images, chosen, streams, self._batch_size, kept, pairs)
         silent = not self._progress or distributed.rank() != 0
-        indices, where, pixels, *arrays = distributed.all_or_none(lambda: walk.run(role, silent))
+        indices, where, pixels, *arrays = walk.run(role, silent, self._check)
         result: dict[str, Features] = {}
         for name, array in zip(walk.order, arrays, strict=True):
             if name in streams:
@@ -202,7 +204,8 @@ class _Walk:
         """bool [n]: which of these global indices are in the sample."""
         return np.isin(indices, self.sample, assume_unique=True)
 
-    def run(self, role: str, silent: bool) -> tuple[np.ndarray, ...]:
+    def run(self, role: str, silent: bool, check: distributed.Check) -> tuple[np.ndarray, ...]:
+        """Every rank's own rows; an error of one is raised by all, at the latest after the chunk under way."""
         from tqdm import tqdm
 
         whole, order = self._whole, self.order
@@ -210,17 +213,29 @@ class _Walk:
             name: [np.empty((0, e.dims), dtype=feature_type(e))] for name, e in self._extractors.items()
         }
         mine = distributed.chunks(self._count, self._batch_size)
-        before = self._parts.load(whole, {n: self._extractors[n].dims for n in whole}) if self._parts else None
-        if before is not None:
-            there = min(self._count, len(before.indices))
-            _say(
-                f"going on with {self._images.name}: the features of {there:,} of {self._count:,} images are there from "
-                "an evaluation that was interrupted"
-            )
-        for name in self._streams:
-            # Around the first images' mean, which every rank works out: sums of squares about a distant origin lose digits.
-            start = self._extractors[name].features(self._images.read(np.arange(min(self._batch_size, self._count))))
-            self.sums[name] = RunningStatistics(self._extractors[name].dims, shift=start.mean(axis=0, dtype=np.float64))
+        before: _Before | None = None
+
+        def start_out() -> tuple[np.ndarray, ...]:
+            nonlocal before
+            if self._parts is not None:
+                before = self._parts.load(whole, {n: self._extractors[n].dims for n in whole})
+            if before is not None:
+                there = min(self._count, len(before.indices))
+                _say(
+                    f"going on with {self._images.name}: the features of {there:,} of {self._count:,} images are there from "
+                    "an evaluation that was interrupted"
+                )
+            for name in self._streams:
+                # Around the first images' mean, which every rank works out: sums of squares about a distant origin lose digits.
+                start = self._extractors[name].features(
+                    self._images.read(np.arange(min(self._batch_size, self._count)))
+                )
+                self.sums[name] = RunningStatistics(
+                    self._extractors[name].dims, shift=start.mean(axis=0, dtype=np.float64)
+                )
+            return ()
+
+        distributed.all_or_none(start_out)
         where, pictures = [np.empty(0, dtype=np.int64)], [np.empty((0, *self._images.shape), dtype=np.uint8)]
         fresh: list[np.ndarray] = []  # chunks whose features are not on disk yet
         saved = 0
@@ -228,30 +243,34 @@ class _Walk:
         world = distributed.world_size()
         done = 0
         with tqdm(total=self._count, desc=f"features of {role}", unit="image", file=sys.stderr, disable=silent) as bar:
+
+            def one(chunk: np.ndarray) -> None:
+                nonlocal fresh, saved, clock, done
+                known = None if before is None else before.rows(chunk)
+                wanted = np.isin(chunk, self._pictures)
+                if wanted.any() or known is None:
+                    pixels = self._images.read(chunk)
+                    where.append(np.searchsorted(self._pictures, chunk[wanted]))
+                    pictures.append(pixels[wanted])
+                if known is not None:
+                    for name in whole:
+                        rows[name].append(known[name])
+                else:
+                    for name in order:
+                        features = self._extractors[name].features(pixels)
+                        if name in self.sums:
+                            self.sums[name].update(features)
+                            features = features[self.sampled(chunk)]
+                        rows[name].append(features)
+                    fresh.append(chunk)
+                done += len(chunk)
+                bar.update(min(len(chunk) * world, self._count - bar.n))
+                if self._parts is not None and fresh and time.monotonic() - clock > SAVE_SECONDS:
+                    self._save(fresh, rows, mine)
+                    fresh, saved, clock = [], done, time.monotonic()
+
             try:
-                for chunk in mine:
-                    known = None if before is None else before.rows(chunk)
-                    wanted = np.isin(chunk, self._pictures)
-                    if wanted.any() or known is None:
-                        pixels = self._images.read(chunk)
-                        where.append(np.searchsorted(self._pictures, chunk[wanted]))
-                        pictures.append(pixels[wanted])
-                    if known is not None:
-                        for name in whole:
-                            rows[name].append(known[name])
-                    else:
-                        for name in order:
-                            features = self._extractors[name].features(pixels)
-                            if name in self.sums:
-                                self.sums[name].update(features)
-                                features = features[self.sampled(chunk)]
-                            rows[name].append(features)
-                        fresh.append(chunk)
-                    done += len(chunk)
-                    bar.update(min(len(chunk) * world, self._count - bar.n))
-                    if self._parts is not None and fresh and time.monotonic() - clock > SAVE_SECONDS:
-                        self._save(fresh, rows, mine)
-                        fresh, saved, clock = [], done, time.monotonic()
+                distributed.in_chunks(self._count, self._batch_size, one, check)
             except BaseException:
                 if self._parts is not None and fresh and (saved or time.monotonic() - clock > SAVE_SECONDS / 12):
                     self._save(fresh, rows, mine)

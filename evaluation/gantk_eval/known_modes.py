@@ -90,7 +90,14 @@ class KnownModesEvaluator(ABC):
     extractor: str
     """What the protocol says of how modes are recognised."""
 
-    def __init__(self, *, metrics: Sequence[str] | None = None, seed: int = 0, batch_size: int = 100) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: Sequence[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 100,
+        check: Callable[[], None] = distributed.no_check,
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
         unknown = [name for name in metrics or () if name not in self.names]
@@ -100,7 +107,7 @@ class KnownModesEvaluator(ABC):
                 f"{', '.join(self.names)}"
             )
         self.metrics = tuple(metrics or self.names)
-        self.seed, self.batch_size = seed, batch_size
+        self.seed, self.batch_size, self.check = seed, batch_size, check
 
     @abstractmethod
     def _look(self, samples: np.ndarray) -> np.ndarray:
@@ -119,12 +126,14 @@ class KnownModesEvaluator(ABC):
     def evaluate(self, fake: SampleSet) -> Report:
         """Scores, floors and verdict of generated samples; the same on every rank."""
         self.prepare()
-        mine = distributed.chunks(len(fake), self.batch_size)
+        rows: list[np.ndarray] = []
+        mine = distributed.in_chunks(
+            len(fake), self.batch_size, lambda chunk: rows.append(self._look(fake.read(chunk))), self.check
+        )
 
         def work() -> tuple[np.ndarray, ...]:
-            rows = [self._look(fake.read(chunk)) for chunk in mine]
             if not rows:  # a rank without a chunk still takes part in the gathering
-                rows = [self._look(fake.read(np.arange(1)))[:0]]
+                rows.append(self._look(fake.read(np.arange(1)))[:0])
             return np.concatenate([*mine, np.empty(0, dtype=np.int64)]), np.concatenate(rows)
 
         indices, looked = distributed.all_or_none(work)

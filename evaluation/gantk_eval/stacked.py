@@ -199,7 +199,11 @@ class StackedEvaluator(KnownModesEvaluator):
     def prepare(self) -> None:
         if self._classifier is None:
             self._classifier = ClassifierExtractor(
-                self._digits, seed=self.seed, device=self._device, progress=self._progress and distributed.rank() == 0
+                self._digits,
+                seed=self.seed,
+                device=self._device,
+                progress=self._progress and distributed.rank() == 0,
+                check=self.check,
             )
 
     def _look(self, samples: np.ndarray) -> np.ndarray:

@@ -244,6 +244,7 @@ class Trainer:
             batch_size=config.batch_size,
             metrics=config.metrics,
             progress=self.runtime.is_main and self.config.tracking.progress,
+            check=self.signals.check,
         )
         check_best_by(config.best_by, config.metrics, evaluator)
         return evaluator
@@ -264,7 +265,7 @@ class Trainer:
         )
         self.evaluation_due = True
         try:
-            # Several processes leave it together, between two chunks of samples; one leaves it anywhere.
+            # Several processes leave it together, between two chunks of images or steps of a classifier; one anywhere.
             with self.signals.interrupting() if self.runtime.world_size == 1 else contextlib.nullcontext():
                 report = self._evaluator.evaluate(images)
         except (Stopped, RuntimeError) as error:

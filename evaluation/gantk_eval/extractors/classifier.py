@@ -93,7 +93,9 @@ def _split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:train], order[train : train + TEST_IMAGES]
 
 
-def _train(reference: ImageSet, classes: int, seed: int, device: Any, progress: bool) -> dict[str, np.ndarray]:
+def _train(
+    reference: ImageSet, classes: int, seed: int, device: Any, progress: bool, check: distributed.Check
+) -> dict[str, np.ndarray]:
     """Trains, and tests on images that were not trained on: the network's arrays and `confusion` [true, predicted]."""
     import torch
     import torch.nn.functional as F
@@ -128,6 +130,7 @@ def _train(reference: ImageSet, classes: int, seed: int, device: Any, progress: 
             optimizer.step()
             schedule.step()
             bar.update()
+            check()
     bar.close()
     network.eval()
     confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -144,7 +147,8 @@ class ClassifierExtractor:
 
     `seed` and the reference's content decide the weights (on one machine, at one thread count), which are cached under
     them. `confusion`: int64 [true, predicted], counted on reference images that were not trained on; `accuracy`: its share
-    on the diagonal. `floor`: the accuracy below which it is refused, by default `accuracy_floor`.
+    on the diagonal. `floor`: the accuracy below which it is refused, by default `accuracy_floor`. `check`: see
+    `distributed.Check`; called at each step of its training.
     Raises DataError where the reference has no labels, fewer than 2 classes, too few images, or the accuracy is too low.
     """
 
@@ -160,6 +164,7 @@ class ClassifierExtractor:
         device: Any = "cpu",
         floor: float | None = None,
         progress: bool = False,
+        check: distributed.Check = distributed.no_check,
     ) -> None:
         import torch
 
@@ -175,7 +180,11 @@ class ClassifierExtractor:
         height, width, channels = reference.shape
         self.resize = f"area-{SIDE}" if max(height, width) > SIDE else "none"
         self._device = torch.device(device)
-        arrays = unpack(distributed.from_first(lambda: pack(_cached(reference, classes, seed, self._device, progress))))
+
+        def work(listen: distributed.Check) -> bytes:
+            return pack(_cached(reference, classes, seed, self._device, progress, listen))
+
+        arrays = unpack(distributed.from_first_unless(check, work))
         self.confusion = arrays.pop("confusion")
         self.accuracy = float(np.trace(self.confusion) / max(1, self.confusion.sum()))
         digest = hashlib.sha256()
@@ -214,7 +223,9 @@ class ClassifierExtractor:
         return features.astype(np.float64) @ self._weight.T + self._bias
 
 
-def _cached(reference: ImageSet, classes: int, seed: int, device: Any, progress: bool) -> dict[str, np.ndarray]:
+def _cached(
+    reference: ImageSet, classes: int, seed: int, device: Any, progress: bool, check: distributed.Check
+) -> dict[str, np.ndarray]:
     import torch
 
     fields = {
@@ -229,6 +240,6 @@ def _cached(reference: ImageSet, classes: int, seed: int, device: Any, progress:
     return cached_arrays(
         "classifiers",
         fields,
-        lambda: _train(reference, classes, seed, device, progress),
+        lambda: _train(reference, classes, seed, device, progress, check),
         lambda a: a["confusion"].shape == (classes, classes) and a["net.1.weight"].shape == (classes, WIDTHS[-1]),
     )
