@@ -36,6 +36,21 @@ def batches(config: Config, out: str) -> None:
     trainer.runtime.barrier()
 
 
+def drawn(config: Config, out: str) -> None:
+    """Trains, and leaves the positions in the data that each process really drew."""
+    trainer = Trainer(config)
+    positions: list[int] = []
+    take = trainer.batches.main.take
+
+    def recorded(where: torch.Tensor, *more: Any) -> Any:
+        positions.extend(where.tolist())
+        return take(where, *more)
+
+    trainer.batches.main.take = recorded  # type: ignore[method-assign]
+    trainer.train()
+    Path(f"{out}.{trainer.runtime.rank}").write_text(json.dumps(positions))
+
+
 class Stop(Hook):
     """Signals one process alone after a step."""
 
@@ -140,6 +155,9 @@ def main() -> None:
         return
     if mode == "reductions":
         reductions(config, Path(out))
+        return
+    if mode == "drawn":
+        drawn(config, out)
         return
     if mode == "poison":
         poison(config, out)
