@@ -200,8 +200,9 @@ def plan(names: Sequence[str], repetitions: int, others: int, few: int) -> Itera
 
 
 def done(path: Path) -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """The rows that are there, each repetition once."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return list({(row["data"], row["world"], row["samples"], row["seed"]): row for row in rows}.values())
 
 
 def row_of(world: World, case: Case, samples: int, seed: int, known: Known) -> dict[str, Any]:
