@@ -378,24 +378,6 @@ def test_compiled_networks_train(tiny: Path) -> None:
 LOSS_NAMES = ("nonsaturating", "minimax", "least_squares", "hinge", "wasserstein")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", LOSS_NAMES)
-def test_gradient_of_each_loss_is_the_same_in_two_processes(loss: str, tiny: Path, tmp_path: Path, launch) -> None:  # type: ignore[no-untyped-def]
-    from safetensors.torch import load_file
-
-    files = []
-    for world in (1, 2):
-        files.append(tmp_path / f"world-{world}.safetensors")
-        done = launch(
-            world, "gradients", tiny, files[-1], f"objective.loss={loss}", "train.precision=float64",
-            "network.batch_norm=false", f"name=world-{world}",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (load_file(file) for file in files)
-    for name in one:
-        assert (one[name] - two[name]).norm() / one[name].norm().clamp_min(1e-12) < 1e-10, name
-
-
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_gradient_of_each_loss_is_the_mean_over_parts_of_the_batch(
     loss: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
