@@ -35,8 +35,8 @@ MOST_IMAGES = 500
 
 SCORE_LIMIT = 1e-6
 """Of FID and IS - 1, relative. What is left is float32's rounding in both networks, some 5e-7 of each feature vector's norm."""
-ENOUGH_IMAGES = 200
-"""From so many on that rounding averages out of a score; with n < 200 images the limit is √(200 / n) times as wide."""
+ENOUGH_IMAGES = 800
+"""From so many on that rounding averages out of a score; with n < 800 images the limit is √(800 / n) times as wide."""
 
 
 @dataclass(frozen=True)
