@@ -22,15 +22,15 @@ def factor(statistics: Statistics) -> np.ndarray:
     """
     if statistics.centred is not None:
         return statistics.centred.T / np.sqrt(statistics.count - 1)
+    import torch
+
     covariance = statistics.covariance
-    try:
-        lower = np.linalg.cholesky(covariance)
-        pivots = np.diagonal(lower) ** 2
-        # A pivot at rounding level is noise, and its column with it: such a matrix is deficient although Cholesky went on.
-        if pivots.min() > len(pivots) * np.finfo(np.float64).eps * np.trace(covariance):
-            return lower
-    except np.linalg.LinAlgError:
-        pass
+    # PyTorch's linear algebra, as its threads made the features: beside them another library's would wait for processors.
+    lower, stopped = (tensor.numpy() for tensor in torch.linalg.cholesky_ex(torch.from_numpy(covariance)))
+    pivots = np.diagonal(lower) ** 2
+    # A pivot at rounding level is noise, and its column with it: such a matrix is deficient although Cholesky went on.
+    if not stopped and pivots.min() > len(pivots) * np.finfo(np.float64).eps * np.trace(covariance):
+        return lower
     values, vectors = np.linalg.eigh(covariance)
     keep = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     keep &= np.arange(len(values)) >= len(values) - (statistics.count - 1)
@@ -49,14 +49,16 @@ def frechet_distance(
     Not clamped: for equal sets it may be off zero by rounding, in either direction, up to 1e-10 of the trace.
     `first_factor`, `second_factor`: their `factor`, where it is at hand.
     """
+    import torch
+
     left = factor(first) if first_factor is None else first_factor
     right = factor(second) if second_factor is None else second_factor
     difference = first.mean - second.mean
-    product = left.T @ right
+    product = torch.from_numpy(left).T @ torch.from_numpy(right)
     # Divide and conquer is the fast driver; the slower one converges where it does not.
     try:
-        nuclear = np.linalg.svd(product, compute_uv=False).sum() if product.size else 0.0
-    except np.linalg.LinAlgError:
-        nuclear = scipy.linalg.svdvals(product, check_finite=True).sum()
+        nuclear = float(torch.linalg.svdvals(product).sum()) if product.numel() else 0.0
+    except torch.linalg.LinAlgError:
+        nuclear = float(scipy.linalg.svd(product.numpy(), compute_uv=False, lapack_driver="gesvd").sum())
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     return float(difference @ difference + traces - 2.0 * nuclear)
