@@ -42,8 +42,8 @@ def check(outcome: Verification) -> None:
     assert rows["is"].exact > 1.05  # scores that could differ
     assert abs(rows["kid"].exact) > 1e-5
     assert rows["kid"].error <= 1e-6
-    for name in ("fid", "is"):  # float32's rounding in both networks, which many images average out
-        assert rows[name].error <= 1e-6 * (800 / min(outcome.n_fake, outcome.n_real)) ** 0.5
+    for name in ("fid", "is"):  # a millionth for the rounding of either network, and more with few images
+        assert rows[name].error <= 2e-6 * max(1.0, 200 / min(outcome.n_fake, outcome.n_real)) ** 0.5
 
 
 @pytest.mark.parametrize(
