@@ -213,6 +213,51 @@ def test_formats_batch_sizes_and_workers_give_the_same_scores(tmp_path: Path, mo
             assert value == pytest.approx(scores[".npy"][name], rel=1e-9, abs=1e-12), (kind, name)
 
 
+def test_networks_see_whole_blocks_whatever_the_batch_size() -> None:
+    """An image is always in the same place of the same block: on other machines its bits depend on that."""
+    seen: list[int] = []
+
+    class Watched(Moments):
+        def features(self, images: np.ndarray) -> np.ndarray:
+            seen.append(len(images))
+            return super().features(images)
+
+    for size in (1, 7, 37, 1000):
+        seen.clear()
+        walk(Watched(), batch_size=size).extract(ArrayImages(pictures(83)), ["x"], "images")
+        assert sum(seen) == 83
+        assert all(count % 16 == 0 for count in seen[:-1]), size
+
+
+def test_a_block_that_is_not_full_is_filled_up() -> None:
+    from gantk_eval.extractors.blocks import in_blocks
+
+    shapes = []
+
+    def run(block: np.ndarray) -> np.ndarray:
+        shapes.append(len(block))
+        return block[:, :1, 0, 0].astype(np.float32)
+
+    images = pictures(21)
+    assert np.array_equal(in_blocks(images, 8, run, fill=True)[:, 0], images[:, 0, 0, 0])
+    assert shapes == [8, 8, 8]
+
+
+def test_the_key_of_features_is_all_that_they_depend_on() -> None:
+    from gantk_eval.extraction import content_key
+
+    def key(seed: int = 0, device: str = "cpu", **changes: str) -> str:
+        extractor = Moments()
+        for name, value in changes.items():
+            setattr(extractor, name, value)
+        return content_key(ArrayImages(pictures(4, seed)), extractor, device)
+
+    others = [key(seed=1), key(device="cuda:0")]
+    others += [key(**{name: "other"}) for name in ("name", "weights_sha256", "resize", "precision")]
+    assert len({key(), *others}) == 7
+    assert key() == key()
+
+
 def test_unreadable_images_are_named_or_skipped_and_counted(tmp_path: Path) -> None:
     for i in range(6):
         Image.fromarray(pictures(1, seed=i, side=32)[0]).save(tmp_path / f"{i}.png")
