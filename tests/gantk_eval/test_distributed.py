@@ -52,6 +52,8 @@ protocol = report.to_dict()["protocol"]
 protocol.pop("software")
 print(json.dumps({"report": {**report.to_dict(), "protocol": protocol}, "raised": raised, "cov":
 covariance.tolist()}))
+if int(sys.argv[2]) > 1:
+    dist.destroy_process_group()
 """
 
 
