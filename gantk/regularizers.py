@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gantk.config.schema import ScheduleConfig, Section
 from gantk.errors import ConfigError
+from gantk.networks.layers import spectral_norms
 from gantk.objectives.base import Batch, Networks, Phase, Terms
 from gantk.schedules import schedule_factor
 
@@ -163,6 +164,10 @@ class Regularization:
                 f"`{path}.{next(iter(self.penalties))}` is of the slope of each image's own logit, and the discriminator has "
                 "batch norm, which mixes the images of a batch: set `network.discriminator_batch_norm` to false"
             )
+        self.bounds_slope = (
+            bool(self.penalties) or config.weight_clip is not None or bool(spectral_norms(discriminator))
+        )
+        """Whether anything keeps the discriminator from growing steeper without end, as Wasserstein's loss wants."""
 
     def judge(self, networks: Networks, batch: Batch, images: Tensor, what: What) -> Judged:
         """The critic's pass over `images`, in such a way that a penalty in the same update can use it."""

@@ -24,6 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32
 from torch import Tensor, nn
 
 import gantk
+from gantk.allocator import keep_freed_memory
 from gantk.config.schema import TrainConfig
 from gantk.errors import ConfigError
 from gantk.records import processor_name
@@ -232,6 +233,8 @@ class Runtime:
         threads = config.threads or (_threads_left_by_launcher() if cpu else None)
         if threads is not None:
             torch.set_num_threads(threads)
+        if cpu:
+            keep_freed_memory()
         precision = resolve_precision(config.precision, device_type)
         mixed = precision if precision in ("bf16", "fp16") else "no"
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

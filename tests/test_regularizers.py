@@ -238,6 +238,22 @@ def test_penalties_run_in_full_precision(every: int, tiny: Path) -> None:
     assert seen[-1] == (True, torch.bfloat16), "the generator's pass"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        ((), True),
+        (("objective.regularization.weight_clip=0.03",), False),
+        ((PLAIN_D, "objective.regularization.gradient_penalty={}"), False),
+        ((PLAIN_D, "network.spectral_norm=[discriminator]"), False),
+    ],
+)
+def test_wasserstein_without_a_bound_is_warned_of(
+    overrides: tuple[str, ...], warned: bool, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer_of(tiny, "objective.loss=wasserstein", *overrides)
+    assert ("bounds the discriminator's slope" in caplog.text) is warned
+
+
 def test_clipped_weights_stay_clipped(tiny: Path) -> None:
     lazy = "objective.regularization={weight_clip: 0.03, r1: {gamma: 100, every: 1}}"
     for name, overrides in {

@@ -33,8 +33,14 @@ def shuffled_indices(positions: torch.Tensor | range, size: int, seed: int) -> t
         raise ValueError(f"size must be at least 1, not {size}")
     if isinstance(positions, range):
         positions = torch.arange(positions.start, positions.stop, positions.step, dtype=torch.int64)
-    if positions.numel() and int(positions.min()) < 0:
+    if not positions.numel():
+        return positions.clone()
+    lowest, highest = (int(bound) for bound in positions.aminmax())
+    if lowest < 0:
         raise ValueError("positions must not be negative")
+    if lowest // size == highest // size:
+        # All but one batch of an epoch.
+        return permutation(seed, lowest // size, size)[positions - lowest // size * size]
     epochs = positions.div(size, rounding_mode="floor")
     offsets = positions - epochs * size
     indices = torch.empty_like(positions)

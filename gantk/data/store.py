@@ -187,6 +187,11 @@ class Store:
         """Classes, int64 [B], on the CPU; None where there are no labels."""
         return None if self._label_tensor is None else self._label_tensor[indices]
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether `fetch` does anything with what is upcoming."""
+        return self.storage not in ("device", "memory")
+
     def fetch(self, indices: torch.Tensor, upcoming: torch.Tensor | None = None) -> torch.Tensor:
         """A batch: uint8 (float32 for points) [B, C, H, W] with channels-last strides, on the device for `storage: device`, else
         on the CPU.
@@ -195,7 +200,7 @@ class Store:
         from disk and stream, threads begin to read it now.
         Raises DataError, from a stream, naming a damaged picture.
         """
-        if self.storage in ("device", "memory"):
+        if not self.reads_ahead:
             batch = self._from_resident(indices)
         else:
             coming, self._coming = self._coming, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -59,13 +61,21 @@ def add_spectral_norm(network: nn.Module) -> None:
             parametrize.register_parametrization(module, "weight", normed)
 
 
-def after_update(network: nn.Module) -> None:
-    """What layers do when the network's weights have changed: one power iteration of each spectral norm."""
-    for module in network.modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            for each in module:
-                if isinstance(each, SpectralNorm):
-                    each.iterate(module.original)
+def spectral_norms(network: nn.Module) -> list[tuple[SpectralNorm, Tensor]]:
+    """Each spectral norm in a network, with the weight that it divides."""
+    return [
+        (each, module.original)
+        for module in network.modules()
+        if isinstance(module, parametrize.ParametrizationList)
+        for each in module
+        if isinstance(each, SpectralNorm)
+    ]
+
+
+def iterate(norms: Iterable[tuple[SpectralNorm, Tensor]]) -> None:
+    """What is due when a network's weights have changed: one power iteration of each spectral norm."""
+    for norm, weight in norms:
+        norm.iterate(weight)
 
 
 class SelfAttention(nn.Module):

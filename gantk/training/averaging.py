@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gantk.networks.layers import after_update
+from gantk.networks.layers import iterate, spectral_norms
 
 
 class Averaged:
@@ -24,6 +24,7 @@ class Averaged:
         self.networks = {
             name: copy.deepcopy(network).requires_grad_(False).eval() for name, network in networks.items()
         }
+        self._spectral_norms = {name: spectral_norms(network) for name, network in self.networks.items()}
 
     @torch.no_grad()
     def update(
@@ -48,7 +49,7 @@ class Averaged:
             torch._foreach_lerp_(mine, [_or(still, a, b) for a, b in zip(mine, theirs, strict=True)], weight)
             for buffer, new in zip(average.buffers(), source.buffers(), strict=True):
                 buffer.copy_(_or(still, buffer, new))
-            after_update(average)
+            iterate(self._spectral_norms[name])
 
 
 def _or(still: Tensor | None, mine: Tensor, theirs: Tensor) -> Tensor:

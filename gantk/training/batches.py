@@ -32,7 +32,9 @@ class Stream:
         read. `on_device`: the same positions there, where they are at hand.
         """
         indices = self.indices(positions)
-        later = None if upcoming is None else self.indices(upcoming)
+        later = None
+        if upcoming is not None and self.dataset.train.reads_ahead:
+            later = self.indices(upcoming)
         pixels = self.dataset.train.fetch(indices, later).to(self.device, non_blocking=True)
         images = pixels.to(self.dtype)
         if pixels.dtype == torch.uint8:

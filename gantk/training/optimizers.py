@@ -92,7 +92,7 @@ class Player:
         slots = [value for state in self.optimizer.state.values() for value in state.values() if value is not None]
         moved = [*self.parameters, *slots]
         before = [value.clone() for value in moved]
-        self.prepared.step()
+        self.optimizer.step()
         for value, old in zip(moved, before, strict=True):
             value.copy_(torch.where(withheld.bool().to(value.device), old, value))
 

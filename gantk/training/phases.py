@@ -40,6 +40,9 @@ class PhaseRunner:
         for name, network in objective.networks.items():
             self.bare[name] = objective.networks[name] = runtime.place(network)
         self.players = self._players(objective, optimizer)
+        self._graphs: dict[str, bool] = {}
+        """Which networks' parameters take gradients, as last set."""
+        self._spectral_norms = {name: layers.spectral_norms(network) for name, network in self.bare.items()}
         trained = {name for phase in objective.phases for name in phase.trains}
         self.wrapped = {name: runtime.distribute(self.bare[name]) for name in self.bare if name in trained}
         for player in self.players.values():
@@ -99,7 +102,7 @@ class PhaseRunner:
             if phase.after_update is not None:
                 phase.after_update(self.bare)
             for name in phase.trains:
-                layers.after_update(self.bare[name])
+                layers.iterate(self._spectral_norms[name])
 
     def replay(self, phase: Phase, step: int, batches: Batches) -> None:
         """The phase's forward pass once more, on the images drawn last, for whoever watches the layers."""
@@ -115,8 +118,12 @@ class PhaseRunner:
         """
         graphs = phase.trains if graphs is None else graphs
         for name, network in self.bare.items():
-            network.requires_grad_(name in graphs)
-            network.train(name not in phase.inference)
+            # Going through all modules takes longer than to see that most are as they should be.
+            if self._graphs.get(name) is not (takes := name in graphs):
+                network.requires_grad_(takes)
+                self._graphs[name] = takes
+            if network.training is not (trains := name not in phase.inference):
+                network.train(trains)
         yield
 
     def _update(self, phase: Phase, player: Player) -> None:
@@ -135,9 +142,11 @@ class PhaseRunner:
             # The gradient scaler withholds the update itself, lowers its scale, and goes on: that is its way.
             player.prepared.step()
         else:
+            # Without a scaler Accelerate's wrapper adds nothing to the optimiser but time: in each step it looks for a
+            # package on the disk, twice, and in each `zero_grad` at a signature.
             if getattr(player.optimizer, "_step_supports_amp_scaling", False):
                 player.optimizer.found_inf = withheld  # type: ignore[attr-defined]
-                player.prepared.step()
+                player.optimizer.step()
             else:
                 player.step_unless(withheld)
-        player.prepared.zero_grad()
+        player.optimizer.zero_grad()

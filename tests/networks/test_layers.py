@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gantk.config import load_config
 from gantk.errors import ConfigError
-from gantk.networks.layers import SelfAttention, SpectralNorm, add_spectral_norm, after_update
+from gantk.networks.layers import SelfAttention, SpectralNorm, add_spectral_norm, iterate, spectral_norms
 from gantk.training.trainer import Trainer
 
 SNGAN = (
@@ -49,7 +49,7 @@ def test_the_largest_singular_value_is_one() -> None:
         transposed = isinstance(layer, nn.ConvTranspose2d)
         assert largest(layer.weight.detach(), transposed) == pytest.approx(1, abs=0.03)
         for _ in range(2000):
-            after_update(layer)
+            iterate(spectral_norms(layer))
         torch.testing.assert_close(layer.weight.detach(), before / largest(before, transposed))
 
 
@@ -77,7 +77,7 @@ def test_one_iteration_after_each_update_and_none_in_between() -> None:
     with torch.no_grad():
         original.add_(torch.randn_like(original))
     matrix = original.detach()
-    after_update(layer)
+    iterate(spectral_norms(layer))
     right = nn.functional.normalize(matrix.T @ left, dim=0)
     torch.testing.assert_close(norm.right, right)
     torch.testing.assert_close(norm.left, nn.functional.normalize(matrix @ right, dim=0))

@@ -22,6 +22,8 @@ CPU = torch.device("cpu")
 class Images:
     """A store in which image i is all of the grey level i, but for its left column, and has the label i % 5."""
 
+    reads_ahead = True
+
     def __init__(self, count: int) -> None:
         pixels = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2)
         pixels[:, :, 0] += 50

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,31 @@ def test_second_interrupt_stops_at_once(tiny: Path, monkeypatch: pytest.MonkeyPa
     assert checkpoints_in(trainer.folder / "checkpoints") == []
 
 
+@pytest.mark.parametrize("where", [(5, "d", 0), (5, "d", 1), (5, "g", 1)])
+def test_signal_between_two_micro_batches(where: tuple[int, str, int], tiny: Path) -> None:
+    """The step ends, whatever part of its gradient was there, and what goes on is the run that was not stopped."""
+    case = (*CASES["repeats-accumulation"], "plugins=[games]", "objective.type=test_dropout")
+    straight = train(tiny, "straight", *case)
+    trainer = Trainer(load_config(tiny, [*SHORT, *case, "name=broken"]))
+    draw, seen = trainer.batches.next, []
+
+    def signalled(phase: str, *arguments: Any) -> Iterator[Any]:
+        for micro, batch in enumerate(draw(phase, *arguments)):
+            if (trainer.step, phase, micro) == where and not seen:
+                seen.append(len(trainer.batches.rows()))
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    trainer.batches.next = signalled  # type: ignore[method-assign]
+    with pytest.raises(PreemptedError):
+        trainer.train()
+    assert seen == [2], "an update is of two micro-batches"
+    assert trainer.step == 6
+    resumed = train(tiny, "broken", *case)
+    assert_equal(final(straight), final(resumed))
+    assert rows(straight) == rows(resumed)
+
+
 def test_signal_in_the_last_step_completes(tiny: Path) -> None:
     trainer = Trainer(load_config(tiny, [*SHORT, "name=run"]))
     trainer.hooks.insert(0, _Signal(12, signal.SIGTERM))
@@ -426,6 +452,30 @@ def test_stopped_at_every_boundary(precision: str, steps: int, accumulation: int
     points = [(row["progress/kimg"], "d/loss" in row) for row in rows(resumed)]
     assert len(points) == len(set(points)) == 4 + 3
     assert status(resumed)["resumed_from"].endswith("step-00000011")
+
+
+@pytest.mark.slow
+def test_two_runs_of_two_processes_open_new_data_at_once(tiny: Path, tmp_path: Path, launch: Any) -> None:
+    """One of the four decodes, each image once, and all train on the same."""
+    images = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images)
+    data = f"data={{source: npz, path: {tmp_path}/data.npz, resolution: 8}}"
+
+    def start(name: str) -> Any:
+        return launch(2, "opened", tiny, tmp_path / name, *SHORT, "data.limit=null", data, f"name={name}")
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(start, ("one", "two")):
+            assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads((tmp_path / f"{name}.{rank}").read_text()) for name in ("one", "two") for rank in (0, 1)]
+    decoded = sorted(count for count, _ in told)
+    assert decoded[:3] == [0, 0, 0]
+    # The first is looked at once more, to know grey from colour.
+    assert decoded[3] in (600, 601)
+    assert len({sha256 for _, sha256 in told}) == 1
+    runs = Path(os.environ["GANTK_RUNS"])
+    one, two = (Checkpoint(checkpoints_in(runs / name / "checkpoints")[-1]) for name in ("one", "two"))
+    assert_equal(one.tensors("generator"), two.tensors("generator"))
 
 
 @pytest.mark.slow

@@ -323,10 +323,16 @@ def test_launcher_that_dies_takes_its_trainer_along(started: Any) -> None:
         (ACCELERATE, "launcher", signal.SIGKILL, "preempted", 75),
         (ACCELERATE, "launcher", signal.SIGUSR1, "preempted", 75),
         (ACCELERATE, "group", signal.SIGINT, "interrupted", 130),
+        # The launcher dies of it, and tells its trainer nothing: an orphan is as good as preempted.
+        (ACCELERATE, "launcher", signal.SIGINT, "preempted", 75),
+        (ACCELERATE, "worker", signal.SIGTERM, "preempted", 75),
+        (ACCELERATE, "worker", signal.SIGINT, "interrupted", 130),
+        (ACCELERATE, "worker", signal.SIGUSR1, "preempted", 75),
         (TORCHRUN, "launcher", signal.SIGTERM, "preempted", 75),
         (TORCHRUN, "launcher", signal.SIGUSR1, "preempted", 75),
         (TORCHRUN, "launcher", signal.SIGKILL, "preempted", 75),
         (TORCHRUN, "group", signal.SIGINT, "interrupted", 130),
+        (TORCHRUN, "launcher", signal.SIGINT, "interrupted", 130),
         (TORCHRUN, "worker", signal.SIGUSR1, "preempted", 75),
     ],
 )

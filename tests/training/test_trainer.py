@@ -72,13 +72,13 @@ def test_clip_norm_clips_each_phase_to_its_own_norm(tiny: Path) -> None:
     trainer = make(tiny, "optimizer.phases={d: {clip_norm: 0.01}, g: {clip_norm: 1e6}}", "train.log_every_kimg=0.032")
     norms = {}
     for name, player in trainer.runner.players.items():
-        step = player.prepared.step
+        step = player.optimizer.step
 
         def watch(name: str = name, player: Any = player, step: Any = step) -> None:
             norms[name] = float(torch.linalg.vector_norm(norms_of(player.gradients())))
             step()
 
-        player.prepared.step = watch
+        player.optimizer.step = watch
     trainer.train()
     logged = read_metrics(trainer.folder)[-1]
     assert norms["d"] == pytest.approx(0.01, rel=1e-3)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,29 @@ def faults(config_file: str, out: str, overrides: list[str]) -> None:
     Path(f"{out}.{rank}").write_text(json.dumps(told))
 
 
+def opened(config: Config, out: str) -> None:
+    """Opens the data at the same moment as the processes of another run; leaves how many images were decoded here."""
+    from gantk.data.transform import Transform
+
+    rank, count = os.environ["RANK"], 0
+    decode = Transform.__call__
+
+    def counted(self: Transform, item: Any, *, name: str) -> Any:
+        nonlocal count
+        count += 1
+        return decode(self, item, name=name)
+
+    Transform.__call__ = counted  # type: ignore[method-assign]
+    Path(f"{out}.here.{rank}").touch()
+    deadline = time.monotonic() + 60
+    while len(list(Path(out).parent.glob("*.here.*"))) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    trainer = Trainer(config)
+    trainer.train()
+    Path(f"{out}.{rank}").write_text(json.dumps([count, trainer.dataset.sha256]))
+
+
 def poison(config: Config, out: str) -> None:
     """Trains into an update that is not finite, and leaves what each process has before and after."""
     trainer = Trainer(config)
@@ -167,6 +191,9 @@ def main() -> None:
         return
     if mode == "boundaries":
         boundaries(config_file, out, overrides)
+        return
+    if mode == "opened":
+        opened(config, out)
         return
     if mode == "faults":
         faults(config_file, out, overrides)
