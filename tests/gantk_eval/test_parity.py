@@ -42,8 +42,8 @@ def check(outcome: Verification) -> None:
     assert rows["is"].exact > 1.05  # scores that could differ
     assert abs(rows["kid"].exact) > 1e-5
     assert rows["kid"].error <= 1e-6
-    for name in ("fid", "is"):  # a millionth for the rounding of either network, and more with few images
-        assert rows[name].error <= 2e-6 * max(1.0, 200 / min(outcome.n_fake, outcome.n_real)) ** 0.5
+    for name in ("fid", "is"):  # with few images their own rounding shows, which averages out
+        assert rows[name].error <= 1e-6 * max(1.0, 100 / min(outcome.n_fake, outcome.n_real))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def check(outcome: Verification) -> None:
 )
 def test_scores_are_those_of_torch_fidelitys_features(tmp_path: Path, inception_weights: Path, side: int) -> None:
     """(a) and (c), and the same scores whatever the pictures come in."""
-    count = 14 if side == 32 else 40
+    count = 14 if side == 32 else 104  # a few images at 32 pixels; `test_with_more_images` has 200 of them
     fake, real = smooth(count, side, 0), smooth(count - 4, side, 1)
     real[:, : side // 4] //= 2
     kinds = in_kinds(fake, tmp_path / "fake")
@@ -138,7 +138,7 @@ def test_with_more_images_scores_agree_more_closely(inception_weights: Path) -> 
     real = smooth(200, 32, 1)
     real[:, :8] //= 2
     outcome = verify(ArrayImages(smooth(200, 32, 0)), ArrayImages(real), inception_weights, torchmetrics=False)
-    assert all(row.limit == pytest.approx(2e-6) for row in outcome.rows if row.name in ("fid", "is"))
+    assert all(row.limit == pytest.approx(1e-6) for row in outcome.rows if row.name in ("fid", "is"))
     check(outcome)
 
 

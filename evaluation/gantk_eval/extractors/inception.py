@@ -127,11 +127,12 @@ class InceptionExtractor:
     """Layer `2048` of torch-fidelity's network, and logits without bias (`logits_unbiased`) in float64 from it.
 
     Autocast and TF32 are off. The arithmetic is torch-fidelity's up to rounding (features agree to 1e-6 of their norm), made
-    faster: the resize is two matrix products, batch norm is folded into the convolutions (in float64), tensors are
-    channels-last. Matrix products depend on the batch in their last bits, and float64 puts that below what a score shows.
+    faster: the resize is two matrix products, batch norm is computed in place, tensors are channels-last. Batch norm folded
+    into the convolutions is no faster, and rounds the weights once more, alike for all images: 1e-6 of FID and IS − 1.
+    Matrix products depend on the batch in their last bits, and float64 puts that below what a score shows.
 
     `weights`: a state dict in torch-fidelity's format; loaded with `weights_only=True`, never unpickled. `precision`: `bf16`
-    computes the convolutions in bfloat16, for monitoring: features are off by about 0.5 % of their norm, so the extractor
+    computes the convolutions in bfloat16, batch norm folded into them, for monitoring: features are off by about 0.5 % of their norm, so the extractor
     has another name (`inception-bf16`), and with it the scores.
     Raises WeightsError where the file is not such a state dict, UserError for another precision.
     """
@@ -164,7 +165,7 @@ class InceptionExtractor:
             raise WeightsError(f"cannot load {weights}: {what}; give a state dict like {WEIGHTS_FILE}") from error
         self._weight = network.fc.weight.detach().double().numpy().copy()
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        _fold_batch_norm(network)
+        (_fold_batch_norm if precision == "bf16" else _batch_norm_in_place)(network)
         layers = [getattr(network, name) for name in LAYERS]
         placed = torch.nn.Sequential(*layers).to(device=self._device, dtype=self._dtype)
         self._layers = placed.to(memory_format=torch.channels_last)
@@ -188,6 +189,34 @@ class InceptionExtractor:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float64 [n, 1008] without the bias, from features [n, 2048]."""
         return features.astype(np.float64) @ self._weight.T
+
+
+def _batch_norm_in_place(network: Any) -> None:
+    """Has each batch norm overwrite its input, with the scale and shift that PyTorch's own computes from its statistics."""
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
+
+    class InPlace(torch.nn.Module):
+        scale: torch.Tensor
+        shift: torch.Tensor
+
+        def __init__(self, norm: torch.nn.BatchNorm2d) -> None:
+            super().__init__()
+            running_mean, running_var = norm.running_mean, norm.running_var
+            assert running_mean is not None
+            assert running_var is not None
+            with torch.no_grad():
+                scale = norm.weight * (1 / torch.sqrt(running_var + norm.eps))
+                shift = norm.bias - running_mean * scale
+            self.register_buffer("scale", scale[:, None, None])
+            self.register_buffer("shift", shift[:, None, None])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.addcmul(self.shift, x, self.scale, out=x)
+
+    for block in network.modules():
+        if isinstance(block, BasicConv2d):
+            block.bn = InPlace(block.bn)
 
 
 def _fold_batch_norm(network: Any) -> None:
