@@ -132,8 +132,8 @@ class InceptionExtractor:
     Matrix products depend on the batch in their last bits, and float64 puts that below what a score shows.
 
     `weights`: a state dict in torch-fidelity's format; loaded with `weights_only=True`, never unpickled. `precision`: `bf16`
-    computes the convolutions in bfloat16, batch norm folded in, for monitoring: features are off by about 0.5 % of their norm, so the extractor
-    has another name (`inception-bf16`), and with it the scores.
+    computes the convolutions in bfloat16, batch norm folded into them, for monitoring: features are off by about 0.5 % of
+    their norm, so the extractor has another name (`inception-bf16`), and with it the scores.
     Raises WeightsError where the file is not such a state dict, UserError for another precision.
     """
 
