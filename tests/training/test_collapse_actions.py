@@ -311,3 +311,28 @@ def test_the_rates_of_single_optimisers_are_lowered(tiny: Path) -> None:
         gantk.train(tiny, "collapse.learning_rate_factor={e: 0.1}")
     with pytest.raises(ConfigError, match="learning_rate_factor"):
         load_config(tiny, ["collapse.learning_rate_factor=2"])
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_run_that_collapses_is_rescued(real_data: Path, project_root: Path) -> None:
+    """`configs/collapse_recovery.yaml`, as docs/collapse.md shows it."""
+    run = gantk.train(
+        project_root / "configs" / "collapse_recovery.yaml",
+        "data.source=parquet",
+        f"data.path={real_data / 'mnist_train.parquet'}",
+        f"data.heldout_path={real_data / 'mnist_test.parquet'}",
+        "train.kimg=140",
+        "tracking.wandb=disabled",
+        "tracking.progress=false",
+    )
+    reports = [read_json(path) for path in sorted((run.folder / "eval").glob("*.json"))]
+    verdicts = [report["collapse"]["verdict"] for report in reports]
+    collapsed = verdicts.index("collapsed")
+    assert set(verdicts[:collapsed]) <= {"ok", "inconclusive", "suspect"}
+    assert collapsed > 0, "healthy at first"
+    assert verdicts[-1] in ("ok", "inconclusive", "suspect"), "and again at the end"
+    scores = [report["metrics"]["fd_classifier"]["value"] for report in reports]
+    assert scores[-1] < min(scores[:collapsed]) < scores[collapsed] / 2
+    back = [row for row in read_metrics(run.folder) if "collapse/rollbacks" in row]
+    assert 1 <= len(back) <= 3
