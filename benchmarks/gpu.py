@@ -180,8 +180,6 @@ class Bench:
         flops = self.flops_per_image(tuned, batch)
         result["flops_per_image"] = flops
         result["floors_images_per_second"] = self.floors(side, flops, limits)
-        best = max(value for name, value in result["images_per_second"].items() if name != "usual")
-        result["best_share_of_lowest_floor"] = best / min(result["floors_images_per_second"].values())
         return result
 
     def compiled(self, case: Case, result: dict[str, Any]) -> None:
@@ -339,6 +337,13 @@ class Bench:
             "h200_floors_of_performance_md_64px": H200,
             "seconds_left": round(self.left_s),
         }
+        for result in self.results["training"].values():
+            floor = min(result["floors_images_per_second"].values())
+            shares = {name: speed / floor for name, speed in result["images_per_second"].items()}
+            result["share_of_lowest_floor"] = {name: round(share, 3) for name, share in shares.items()}
+            result["best_share_of_the_trainer"] = max(
+                share for name, share in result["share_of_lowest_floor"].items() if name.startswith("trainer")
+            )
         name = "gpu" if self.cuda else "gpu_code_on_the_cpu"
         return records.write(name, {**self.results, **facts}, self.out)
 
@@ -356,7 +361,8 @@ class Bench:
                 cell += f" {100 * waits:.0f}%" if waits is not None else ""
                 cells.append(f"{cell:>18}")
             floor = min(result["floors_images_per_second"].values())
-            lines.append(f"{name:<22}" + "".join(cells) + f"{floor:>16,.0f}")
+            trainer = max(v for k, v in result["images_per_second"].items() if k.startswith("trainer"))
+            lines.append(f"{name:<22}" + "".join(cells) + f"{floor:>16,.0f} (trainer {100 * trainer / floor:.0f}%)")
         lines.append("(× usual; the share of the time in which the GPU waits)")
         for name, speed in self.results.get("evaluation", {}).items():
             lines.append(f"{name.replace('_', ' ')}: {speed:,.0f}")

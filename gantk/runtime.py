@@ -173,8 +173,6 @@ def choose_device(wanted: str = "auto") -> torch.device:
 def connect(wanted: str = "auto") -> tuple[torch.device, bool]:
     """The device of this process and whether it is the main one; processes that were launched together are joined."""
     device = choose_device(wanted)
-    if device.type == "cpu":
-        keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         state = PartialState(cpu=device.type == "cpu")
         _disconnect_at_exit()

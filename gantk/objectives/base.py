@@ -107,6 +107,8 @@ class Objective(nn.Module):
     """
 
     Config: ClassVar[type[Section]]
+    advice: str | None = None
+    """What somebody who begins to train this game should hear, in a sentence."""
     sources: ClassVar[tuple[str, ...]] = ()
     """The `extra_data` that it plays on."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,6 @@ from gantk.networks import Family
 from gantk.objectives.base import OBJECTIVES, Batch, Networks, Objective, Phase, Terms
 from gantk.objectives.packing import packed_discriminator
 from gantk.regularizers import Critic, Regularization, RegularizationConfig
-
-logger = logging.getLogger(__name__)
 
 
 class GANConfig(Section):
@@ -60,7 +57,7 @@ class GAN(Objective):
             config.regularization, self.networks["discriminator"], self.critic, self.fake
         )
         if config.loss == "wasserstein" and not self.regularization.bounds_slope:
-            logger.warning(
+            self.advice = (
                 "`objective.loss: wasserstein` has nothing here that bounds the discriminator's slope, so its loss falls without "
                 "end and measures nothing: give `objective.regularization.gradient_penalty` (as in configs/wgan_gp.yaml), "
                 "`weight_clip`, or `network.spectral_norm`"

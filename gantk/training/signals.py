@@ -98,7 +98,7 @@ class Signals:
         if over.wait(GRACE_SECONDS):
             return
         error = PreemptedError(
-            "the launcher died, and no step ended after that; the same command goes on from the last save"
+            "the launcher died, and nothing could be saved after that; the same command goes on from the last checkpoint"
         )
         self.last_words(error)
         os._exit(error.exit_code)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from gantk import records
+from gantk.allocator import release_freed_memory
 from gantk.config import Config, dump_yaml
 from gantk.data import Dataset, open_dataset
 from gantk.errors import CheckpointError, DataError, PeerLostError, full_disk
@@ -41,6 +42,8 @@ from gantk.training.start import check_batch, find_start, take_lock
 log = logging.getLogger("gantk")
 
 _SAVE_FAILED = 3  # weightier than any signal
+AGREE_SECONDS = 2.0
+"""How long several processes go on, at most, before they ask each other whether one has been told to stop."""
 
 
 class Trainer:
@@ -69,6 +72,9 @@ class Trainer:
         """Whether a signal ended an evaluation, which is then made up for when the run goes on."""
         self._allow_changes = allow_changes
         self._saved_at: int | None = None
+        self._agreed = (0, 0.0)
+        """The step and the moment at which processes last asked each other whether to stop."""
+        self._agree_at = 0
         self.guard = CollapseGuard(config.collapse)
         self.monitor = Monitor(config.train.log_every_kimg)
         self.signals = Signals()
@@ -107,10 +113,13 @@ class Trainer:
         }
         for dataset in (self.dataset, *self.extra.values()):
             self._check_size(dataset)
+        release_freed_memory()
         shape = ImageShape.of(self.dataset)
         self.objective = build_objective(config, shape)
         if runtime.is_main:
             log.info("data: %s", self.dataset.description)
+            if self.objective.advice is not None:
+                log.warning("%s", self.objective.advice)
         self.objective.to(runtime.device)
         for name, network in self.objective.networks.items():
             self.objective.networks[name] = runtime.place(network)
@@ -197,6 +206,7 @@ class Trainer:
         with self.signals.watched(), self._recording_the_end():
             self._make_up_evaluation()
             self._clock = (time.perf_counter(), self.images)
+            self._agreed, self._agree_at = (self.step, time.perf_counter()), self.step + 1
             while not self.finished:
                 self.train_step()
                 for hook in self.hooks:
@@ -284,6 +294,7 @@ class Trainer:
                 self.tracker.image(self.kimg, "eval/collapse_picture", picture)
             self.progress.write(f"at {self.kimg:g} kimg\n{report.table()}")
             self.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])
+        release_freed_memory()
         self._restart_clock()
         self.guard.act(self, report)
 
@@ -348,8 +359,8 @@ class Trainer:
     # The end
 
     def _stop_if_asked(self) -> None:
-        """Save and stop when any process has been signalled, or could not save; agreed on at each logging interval."""
-        if self.runtime.world_size > 1 and not (self.evaluation_due or self._logging.due(self)):
+        """Save and stop when any process has been signalled, or could not save."""
+        if not self._asks_the_others():
             return
         asked = self.runtime.max(_SAVE_FAILED if self._background.failed else self.signals.urgency)
         if asked == _SAVE_FAILED:
@@ -360,6 +371,21 @@ class Trainer:
             self.save()
         self.await_save()
         raise self.signals.error(asked, f"at {self.kimg:g} kimg")
+
+    def _asks_the_others(self) -> bool:
+        """Whether all processes ask now, and at the same step, if one is to stop: every one or two seconds, for the answer
+        makes a GPU wait; and whenever the log is written.
+        """
+        if self.runtime.world_size == 1:
+            return True
+        if not (self.evaluation_due or self._logging.due(self) or self.step >= self._agree_at):
+            return False
+        (step, then), now = self._agreed, time.perf_counter()
+        pace = AGREE_SECONDS * (self.step - step) / max(now - then, 1e-3)
+        # The fastest process's, so that all come to the same step.
+        self._agree_at = self.step + max(1, self.runtime.max(int(min(pace, 1e6))))
+        self._agreed = (self.step, now)
+        return True
 
     @contextlib.contextmanager
     def _recording_the_end(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Iterator
@@ -375,10 +376,14 @@ def test_second_interrupt_stops_at_once(tiny: Path, monkeypatch: pytest.MonkeyPa
     assert checkpoints_in(trainer.folder / "checkpoints") == []
 
 
-@pytest.mark.parametrize("where", [(5, "d", 0), (5, "d", 1), (5, "g", 1)])
-def test_signal_between_two_micro_batches(where: tuple[int, str, int], tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("where", "precision"), [((5, "d", 0), "no"), ((5, "d", 1), "bf16"), ((5, "g", 1), "no"), ((5, "g", 1), "bf16")]
+)
+def test_signal_between_two_micro_batches(where: tuple[int, str, int], precision: str, tiny: Path) -> None:
     """The step ends, whatever part of its gradient was there, and what goes on is the run that was not stopped."""
-    case = (*CASES["repeats-accumulation"], "plugins=[games]", "objective.type=test_dropout")
+    case = (
+        *CASES["repeats-accumulation"], "plugins=[games]", "objective.type=test_dropout", f"train.precision={precision}",
+    )  # fmt: skip
     straight = train(tiny, "straight", *case)
     trainer = Trainer(load_config(tiny, [*SHORT, *case, "name=broken"]))
     draw, seen = trainer.batches.next, []
@@ -452,6 +457,44 @@ def test_stopped_at_every_boundary(precision: str, steps: int, accumulation: int
     points = [(row["progress/kimg"], "d/loss" in row) for row in rows(resumed)]
     assert len(points) == len(set(points)) == 4 + 3
     assert status(resumed)["resumed_from"].endswith("step-00000011")
+
+
+class Bomb:
+    """What unpickling executes."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+def test_a_pickle_in_place_of_any_file_is_not_executed(tiny: Path, tmp_path: Path) -> None:
+    """In a checkpoint whose manifest vouches for it, and in the decoded data."""
+    run = train(tiny, "run", stop_at=5)
+    (newest,) = checkpoints_in(run.folder / "checkpoints")
+    bomb = pickle.dumps(Bomb(tmp_path / "executed"))
+    files = sorted(path for path in newest.iterdir() if path.name != "manifest.json")
+    assert {"generator.safetensors", "generator.ema.safetensors", "state.json", "config.yaml"} <= {
+        f.name for f in files
+    }
+    assert any(file.name.startswith("optimizer") for file in files)
+    for file in [*files, newest / "manifest.json"]:
+        before, manifest = file.read_bytes(), (newest / "manifest.json").read_bytes()
+        file.write_bytes(bomb)
+        if file.name != "manifest.json":
+            vouched = json.loads(manifest)
+            vouched["files"][file.name] = {"sha256": hashlib.sha256(bomb).hexdigest(), "bytes": len(bomb)}
+            (newest / "manifest.json").write_text(json.dumps(vouched))
+        with pytest.raises(UserError):
+            train(tiny, "run")
+        assert not (tmp_path / "executed").exists(), file
+        file.write_bytes(before)
+        (newest / "manifest.json").write_bytes(manifest)
+    for file in (Path(os.environ["GANTK_CACHE"])).rglob("*.np[yz]"):
+        file.write_bytes(bomb)
+    assert train(tiny, "run").step == 12, "the data are decoded anew"
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.slow

@@ -341,6 +341,14 @@ def test_signal(started: Any, command: tuple[str, ...], whom: str, number: int, 
 
 
 @pytest.mark.slow
+def test_two_processes_do_not_wait_for_the_log_to_stop(tiny: Path, tmp_path: Path, launch: Any) -> None:
+    done = launch(2, "unlogged", tiny, tmp_path / "told", *SHORT, "train.log_every_kimg=1000", "name=run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [json.loads(Path(f"{tmp_path / 'told'}.{rank}").read_text()) for rank in range(2)] == [5, 5]
+    assert status()["state"] == "preempted"
+
+
+@pytest.mark.slow
 def test_what_happens_to_one_process_ends_the_run_on_both(tiny: Path, tmp_path: Path, launch: Any) -> None:
     """A signal in the midst of an evaluation, a disk that is full, a run that another trainer has."""
     # Four chunks of samples, two for each process: the one that is signalled stops before its second.

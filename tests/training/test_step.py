@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gantk.allocator import release_freed_memory
 from gantk.config import load_config
 from gantk.data.store import Store
 from gantk.training.batches import Stream
@@ -271,8 +270,7 @@ def growth(trainer: Trainer, steps: int) -> float:
     """Bytes of resident memory by step: the least-squares slope over the second half of `steps`."""
     # Earlier tests leave freed pages in the allocator's hands, from which a leak would be served unseen.
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    release_freed_memory()
     me, seen = psutil.Process(), []
     for step in range(steps):
         trainer.train_step()
@@ -296,7 +294,7 @@ class Leak(Hook):
         self.losses.append(trainer.runner.bare["generator"](z).mean())
 
 
-# A step of this size goes through megabytes; a tenth of a kilobyte is what the allocator's own noise comes to.
+# A step of this size goes through megabytes; half a kilobyte is more than the allocator's own noise comes to.
 FLAT = 500.0
 
 

@@ -84,6 +84,21 @@ def boundaries(config_file: str, steps: str, overrides: list[str]) -> None:
         trainer.train()
 
 
+def unlogged(config: Config, out: str) -> None:
+    """One process is signalled in the midst of a logging interval that never ends; leaves after which step both stopped."""
+    from gantk.training import trainer as module
+
+    module.AGREE_SECONDS = 0.0
+    trainer = Trainer(config)
+    trainer.hooks.insert(0, Stop(5))
+    stopped = None
+    try:
+        trainer.train()
+    except PreemptedError:
+        stopped = trainer.step
+    Path(f"{out}.{trainer.runtime.rank}").write_text(json.dumps(stopped))
+
+
 def faults(config_file: str, out: str, overrides: list[str]) -> None:
     """What goes wrong on one process ends the run on both, with the same error; leaves what each was told."""
     from gantk.sampling import Sampler
@@ -191,6 +206,9 @@ def main() -> None:
         return
     if mode == "boundaries":
         boundaries(config_file, out, overrides)
+        return
+    if mode == "unlogged":
+        unlogged(config, out)
         return
     if mode == "opened":
         opened(config, out)
