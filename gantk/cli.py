@@ -180,7 +180,15 @@ def evaluate(
         raise ConfigError("`--skip-unreadable` goes with `--images`; a run's own data is checked when it is prepared")
     if verify and images is None:
         raise ConfigError("`--verify` goes with `--images PATH --reference PATH`")
+    if verify and (fail_on or picture or heldout or metrics):
+        raise ConfigError(
+            "`--verify` compares scores and does nothing else: give `--fail-on`, `--picture`, `--heldout` and `--metrics` to a "
+            "command without it"
+        )
     from gantk import scoring
+
+    if fail_on and images is not None and reference is not None and heldout is None:
+        scoring.check_can_collapse(reference)
 
     if verify:
         assert images is not None

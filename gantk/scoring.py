@@ -218,6 +218,15 @@ def evaluate_images(
     return Outcome(report, [*notes, *_left_out(fake), *_left_out(real), *_left_out(other)])
 
 
+def check_can_collapse(reference: str) -> None:
+    """Raises ConfigError where no held-out images are given and `reference` brings none, so that no verdict can be reached."""
+    if Path(reference).suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            "`--fail-on collapse` needs `--heldout PATH`, other real images: without them the verdict is always `inconclusive`, "
+            "and nothing would ever fail"
+        )
+
+
 def _left_out(images: ImageSet | None) -> list[str]:
     """A line for the images of a set that could not be read."""
     skipped = getattr(images, "skipped", ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def compare(reports: Mapping[str, Mapping[str, Any]]) -> Comparison:
             key: {label: seen[label][key] for label in having}
             for key in RANKED_BY
             if len({json.dumps(fields[key], sort_keys=True) for fields in seen.values()}) > 1
+            and not (key == "reference_sha256" and _made_from_the_same([reports[label] for label in having]))
         }
         if differing:
             result.differs[name] = differing
@@ -153,6 +154,12 @@ def compare(reports: Mapping[str, Mapping[str, Any]]) -> Comparison:
         result.ranking[name] = order
         result.tied[name] = [label for label in order[1:] if _within_error(entries[order[0]], entries[label])]
     return result
+
+
+def _made_from_the_same(reports: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether all say that their reference images are made from the same, whatever they were kept in."""
+    identities = {report["protocol"].get("reference_identity") for report in reports}
+    return len(identities) == 1 and None not in identities
 
 
 def _fields(metric: Metric, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -525,6 +525,7 @@ class Evaluator:
             n_heldout=None if self.heldout is None else len(self.heldout),
             seed=self._seed,
             reference_sha256=self.reference.fingerprint(),
+            reference_identity=_identity(self.reference),
             heldout_sha256=None if self.heldout is None else self.heldout.fingerprint(),
             fake_sha256=fake_sha256,
             is_splits=SPLITS if "is" in kinds else None,
@@ -541,6 +542,11 @@ class Evaluator:
                 "world_size": str(distributed.world_size()),
             },
         )
+
+
+def _identity(images: ImageSet) -> str | None:
+    identity = getattr(images, "identity", None)
+    return str(identity()) if callable(identity) else None
 
 
 def _never(indices: np.ndarray) -> np.ndarray:

@@ -59,6 +59,9 @@ class Protocol:
     classifier_accuracy: float | None = None
     """On reference images that the classifier was not trained on."""
     arithmetic: str = ARITHMETIC
+    reference_identity: str | None = None
+    """What the reference images are made from, where they can tell: equal although one run decodes them as it goes, and its
+    `reference_sha256` is not that of pixels."""
     software: dict[str, str] = field(default_factory=dict)
     """Versions and the device; recorded, not compared."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gantk_eval import ArrayImages, evaluate
 
+import gantk
 from gantk.cli import main
 
 
@@ -54,6 +55,31 @@ def test_runs_of_one_protocol_are_ranked(runs: Path, capfd: pytest.CaptureFixtur
         assert "step-00000001-new.json" in err
     code, out, _ = run(capfd, "bad", "good", "--json")
     assert json.loads(out)["ranking"]["fd_pixel_pca"] == ["good", "bad"]
+
+
+def test_the_same_images_kept_in_another_way_are_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GANTK_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
+    for name, images in (("a", pixels), ("b", pixels[::-1])):
+        np.savez(tmp_path / f"{name}.npz", images=images)
+    tiny = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
+    short = (
+        "train.kimg=0.064",
+        "evaluate={every_kimg: 0.064, samples: 50, metrics: [fd_pixel_pca]}",
+        "train.log_every_kimg=1",
+    )
+    for name, data, storage in (("kept", "a", "memory"), ("streamed", "a", "stream"), ("other", "b", "stream")):
+        source = f"data={{source: npz, path: {tmp_path}/{data}.npz, resolution: 8, storage: {storage}}}"
+        gantk.train(tiny, source, *short, f"name={name}")
+    code, out, err = run(capfd, "kept", "streamed", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["ranking"]["fd_pixel_pca"]) == {"kept", "streamed"}
+    code, _, err = run(capfd, "kept", "other")
+    assert code == 2
+    assert "reference_sha256" in err
 
 
 def test_other_protocols_are_shown_and_refused(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -355,12 +356,35 @@ def test_a_full_disk(run: Path, tmp_path: Path, gantk, monkeypatch: pytest.Monke
         (("--ckpt", "a", "--reference", "b"), "`--reference` and `--heldout` go with `--images`"),
         (("--images", "a", "--reference", "b", "--samples", "5"), "`--samples` goes with `--ckpt`"),
         (("--ckpt", "a", "--fail-on", "fire"), "`--fail-on fire` is not known"),
+        (("--images", "a", "--reference", "b", "--fail-on", "collapse"), "`--fail-on collapse` needs `--heldout PATH`"),
+        (("--images", "a", "--reference", "b", "--verify", "--fail-on", "collapse"), "`--verify` compares scores"),
         (("--ckpt", "a", "--picture", "a.jpg"), "`--picture a.jpg` cannot be written"),
         (("--ckpt", "a", "--picture", "no/such/folder/a.png"), "name a .png file in a folder that is there"),
     ],
 )
 def test_evaluation_options_that_do_not_go_together(arguments: tuple[str, ...], words: str, gantk) -> None:  # type: ignore[no-untyped-def]
     refused(gantk("eval", *arguments), 2, words)
+
+
+def test_a_collapse_fails_where_it_is_asked_to(tmp_path: Path, gantk) -> None:  # type: ignore[no-untyped-def]
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (1200, 2, 2, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    images = (coarse + generator.integers(-20, 20, coarse.shape)).clip(0, 255).astype(np.uint8)
+    for name, pixels in {
+        "reference": images[:400], "heldout": images[400:800], "healthy": images[800:], "collapsed": images[800:810].repeat(40, 0),
+    }.items():  # fmt: skip
+        np.savez(tmp_path / f"{name}.npz", images=pixels)
+
+    def score(name: str, *more: str) -> Any:
+        paths = ("--images", tmp_path / f"{name}.npz", "--reference", tmp_path / "reference.npz")
+        return gantk("eval", *paths, "--heldout", tmp_path / "heldout.npz", "--metrics", "fd_pixel_pca", *more)
+
+    result = score("collapsed", "--fail-on", "collapse")
+    assert result.code == 6, result.err
+    assert "400 of 400 samples are near-duplicates" in result.out
+    assert "the verdict is `collapsed`" in result.err
+    assert score("healthy", "--fail-on", "collapse").code == 0
+    assert score("collapsed").code == 0
 
 
 def test_missing_weights_are_named_with_where_to_put_them(
