@@ -203,30 +203,32 @@ def evaluate_images(
     """Score any set of images against another, or against the statistics of one."""
     place, is_main = connect(device)
     fake, _ = open_image_set(images, skip_unreadable)
-    notes = [f"scored {images} against {reference}"]
+    notes = [f"scored {images} against {reference}", *remarks(fake)]
     if holds_statistics(reference):
         if heldout is not None:
             raise ConfigError(f"`--heldout` needs the real images themselves, and {reference} holds statistics of them")
         statistics = read_reference(reference)
         report = evaluate_against_statistics(fake, statistics, device=place, progress=is_main, **options)
-        return Outcome(report, [*notes, *_left_out(fake)])
+        return Outcome(report, notes)
     real, other = open_image_set(reference, skip_unreadable)
     if heldout is not None:
         other = open_image_set(heldout, skip_unreadable)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
     report = evaluator.evaluate(fake)
-    return Outcome(report, [*notes, *_left_out(fake), *_left_out(real), *_left_out(other)])
+    return Outcome(report, [*notes, *remarks(real), *remarks(other)])
 
 
-def _left_out(images: ImageSet | None) -> list[str]:
-    """A line for the images of a set that could not be read."""
-    skipped = getattr(images, "skipped", ())
-    if images is None or not skipped:
+def remarks(images: ImageSet | None) -> list[str]:
+    """A line for each kind of image of a set that is not taken as it is, and one for those that could not be read."""
+    if images is None:
         return []
-    shown = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
-    return [
-        f"warning: {len(skipped):,} of {len(skipped) + len(images):,} images cannot be read and are left out: {shown}"
-    ]
+    lines = [f"{images.name}: {note}" for note in getattr(images, "notes", ())]
+    skipped = getattr(images, "skipped", ())
+    if skipped:
+        shown = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+        total = len(skipped) + len(images)
+        lines.append(f"warning: {len(skipped):,} of {total:,} images cannot be read and are left out: {shown}")
+    return lines
 
 
 def verify_images(images: str, reference: str, *, device: str = "auto", extractor: str | None = None) -> Verification:

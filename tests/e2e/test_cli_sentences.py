@@ -363,6 +363,16 @@ def test_evaluation_options_that_do_not_go_together(arguments: tuple[str, ...], 
     refused(gantk("eval", *arguments), 2, words)
 
 
+def test_odd_images_are_told(gantk, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    Image.open(folder / "a" / "0.png").convert("LA").save(folder / "a" / "0.png")
+    command = ("eval", "--images", folder / "b", "--reference", folder, "--metrics", "fd_pixel_pca", "--device", "cpu")
+    result = gantk(*command)
+    assert result.code == 0, result.err
+    told = f"{folder}: 1 of 8 images have an alpha channel or a transparent colour, and are laid over white"
+    assert told in result.err.splitlines()
+    assert result.err.count("images have") == 1
+
+
 def test_missing_weights_are_named_with_where_to_put_them(
     run: Path, gantk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
