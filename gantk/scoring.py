@@ -231,15 +231,21 @@ def remarks(images: ImageSet | None) -> list[str]:
     return lines
 
 
-def verify_images(images: str, reference: str, *, device: str = "auto", extractor: str | None = None) -> Verification:
-    """Cross-check the scores of two sets with torch-fidelity and torchmetrics, on the images themselves."""
+def verify_images(
+    images: str, reference: str, *, device: str = "auto", extractor: str | None = None, skip_unreadable: bool = False
+) -> tuple[Verification, list[str]]:
+    """Cross-check the scores of two sets with torch-fidelity and torchmetrics, on the images themselves.
+
+    With it come lines for people, on images that are left out or not taken as they are.
+    """
     place, is_main = connect(device)
     choice = choose_extractor(extractor or "inception")
     if choice.name != "inception":
         raise ConfigError(f"`--verify` compares Inception's scores, and `--extractor {extractor}` is another network")
     weights, custom = find_weights(choice.file)
-    sets = [open_image_set(path)[0] for path in (images, reference)]
-    return verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)
+    sets = [open_image_set(path, skip_unreadable)[0] for path in (images, reference)]
+    found = verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)
+    return found, [line for image_set in sets for line in remarks(image_set)]
 
 
 def open_image_set(path: str, skip_unreadable: bool = False) -> tuple[ImageSet, ImageSet | None]:
