@@ -120,7 +120,7 @@ def is_better(score: tuple[str, float], best: tuple[str, float] | None) -> bool:
     if best is None or score[0] != best[0]:
         return True
     metric = find_metric(score[0])
-    higher_is_better = score[0] in ("modes", "modes_raw", "high_quality") if metric is None else metric.higher_is_better
+    higher_is_better = metric is not None and metric.higher_is_better
     return score[1] > best[1] if higher_is_better else score[1] < best[1]
 
 
