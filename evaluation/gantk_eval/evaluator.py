@@ -473,7 +473,8 @@ class Evaluator:
             return memorisation.inconclusive("no held-out images were given, and without them nearness means nothing")
         if self._memorisation is None:
             pixels = [images["pixel_pca"].values for images in (heldout, reference)]
-            self._memorisation = memorisation.MemorisationTest(*pixels, seed=self._seed)
+            mirror = getattr(self._extractors["pixel_pca"], "mirrored", None)
+            self._memorisation = memorisation.MemorisationTest(*pixels, seed=self._seed, mirror=mirror)
         return self._memorisation.judge(generated["pixel_pca"].values)
 
     def _judge(
