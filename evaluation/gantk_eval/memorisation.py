@@ -56,29 +56,45 @@ class MemorisationTest:
     At most 5,000 samples and held-out images are looked at, evenly spaced; the training set is used whole. `mirror`: from
     features [n, d] to those of the mirrored images [n, d]. With it, all distances to a training image are the smaller of the
     two that an image has as it is and mirrored, for samples, held-out and training images alike; without it (features that
-    there is no way back from to pixels) mirrored copies are not found.
+    there is no way back from to pixels) mirrored copies are not found. Where half of the training images stand there mirrored as
+    well, all are taken as they are: mirrored copies are copies of those, and modulo mirroring each image would be there twice.
     """
 
     def __init__(self, heldout: np.ndarray, train: np.ndarray, *, seed: int = 0, mirror: Mirror | None = None) -> None:
-        self._train, self._seed, self._mirror = train, seed, mirror
+        self._train, self._seed = train, seed
+        self._mirror: Mirror | None = None
+        self._looks_mirrored = mirror is not None
         self._heldout = heldout[spread_rows(len(heldout), MOST_QUERIES)]
         self._useless = ""
         if min(len(heldout), len(train)) < FEWEST:
             self._useless = _too_few(min(len(heldout), len(train)))
             return
-        among = self._nearest_others(spread_rows(len(train), MOST_QUERIES))
+        rows = spread_rows(len(train), MOST_QUERIES)
+        among = self._nearest_others(rows)
         # Training images that are there twice say nothing of how near two different images come.
         self._tiny = 1e-6 * float(np.sqrt(train.var(axis=0, dtype=np.float64).sum()))
-        different = among[among[:, 0] > self._tiny]
-        if len(different) < FEWEST:
-            self._useless = "the reference consists of copies of few images, so a copy means nothing"
+        if not self._set_threshold(among[among[:, 0] > self._tiny]):
             return
-        self._threshold = float(np.quantile(different[:, 0] / different[:, 1], RATIO_QUANTILE))
+        if mirror is not None:
+            twins = self._ratios(self._leave_out(*nearest(mirror(train[rows]), train, 3), rows)) <= self._threshold
+            if twins.mean() < 0.5:
+                self._mirror = mirror
+                among = self._nearest_others(rows)
+                if not self._set_threshold(among[(among[:, 0] > self._tiny) & ~twins]):
+                    return
         self._distances, indices, turned = self._nearest(self._heldout, 2)
         self._copied = self._ratios(self._distances) <= self._threshold
         self._authenticity = self._authentic(self._distances[:, 0], indices[:, 0])
         self._cells = _cells(train, seed)
         self._heldout_cells = self._cells(turned)
+
+    def _set_threshold(self, different: np.ndarray) -> bool:
+        """From the distances [n, 2] of different training images; False where they are too few for a threshold."""
+        if len(different) < FEWEST:
+            self._useless = "the reference consists of copies of few images, so a copy means nothing"
+            return False
+        self._threshold = float(np.quantile(different[:, 0] / different[:, 1], RATIO_QUANTILE))
+        return True
 
     def _ratios(self, distances: np.ndarray) -> np.ndarray:
         first, second = distances[:, 0], distances[:, 1]
@@ -106,6 +122,10 @@ class MemorisationTest:
     def _nearest_others(self, rows: np.ndarray) -> np.ndarray:
         """Distances [n, 2] of the training images `rows` to their two nearest others."""
         distances, indices, _ = self._nearest(self._train[rows], 3)
+        return self._leave_out(distances, indices, rows)
+
+    @staticmethod
+    def _leave_out(distances: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
         # Its own place is left out by index: among copies it need not come first.
         own = indices == rows[:, None]
         own[~own.any(axis=1), 2] = True
@@ -150,7 +170,7 @@ class MemorisationTest:
             "copies": float(copied.mean()),
             "copies_floor": float(self._copied.mean()),
             "copies_p": _fisher(copied, self._copied),
-            "mirrored": self._mirror is not None,
+            "mirrored": self._looks_mirrored,
             "examples": [],
         }
         _weigh(result, rows, ratios, copied, indices[:, 0])

@@ -116,6 +116,23 @@ def test_mirrored_copies_are_memorised_and_real_images_are_not() -> None:
     assert "mirrored copies were not looked for" in blind["reasons"][1]
 
 
+def test_a_training_set_that_holds_its_mirrored_images() -> None:
+    from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
+
+    single = blotches(600, 0)
+    train = np.concatenate([single, single[:, :, ::-1]])
+    extractor = PixelPCAExtractor(ArrayImages(train))
+    test = MemorisationTest(extractor.features(blotches(400, 1)), extractor.features(train), mirror=extractor.mirrored)
+    noise = np.random.default_rng(4).normal(0, 10, (400, 12, 12, 3))
+    for copies in (single[:400], single[:400, :, ::-1]):
+        noisy = (copies + noise).clip(0, 255).astype(np.uint8)
+        result = test.judge(extractor.features(noisy))
+        assert result["verdict"] == "memorised"
+        assert result["copies"] > 0.95
+        assert result["mirrored"] is True
+    assert test.judge(extractor.features(blotches(400, 2)))["verdict"] == "ok"
+
+
 def test_features_of_mirrored_images_are_mirrored_features() -> None:
     from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
 
