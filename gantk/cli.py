@@ -193,9 +193,13 @@ def evaluate(
     if verify:
         assert images is not None
         assert reference is not None
-        check = scoring.verify_images(images, reference, device=device, extractor=extractor)
+        check, lines = scoring.verify_images(
+            images, reference, device=device, extractor=extractor, skip_unreadable=skip_unreadable
+        )
         if _is_main():
             typer.echo(json.dumps(check.to_dict(), indent=1) if as_json else check.table())
+            for line in lines:
+                typer.echo(line, err=True)
         if not check.agrees:
             raise DataError(
                 "the scores differ from the exact ones by more than their limits: the lines marked DIFFERS say where"

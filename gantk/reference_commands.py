@@ -33,15 +33,16 @@ def build(
 
     from gantk.errors import ConfigError
     from gantk.runtime import connect
-    from gantk.scoring import open_image_set
+    from gantk.scoring import open_image_set, remarks
 
     if out.suffix.lower() != ".npz":
         raise ConfigError(f"`--out {out}` must end in .npz")
     place, is_main = connect(device)
-    found = build_reference(
-        open_image_set(images)[0], extractor=extractor, precision=precision, device=place, progress=is_main
-    )
+    real = open_image_set(images)[0]
+    found = build_reference(real, extractor=extractor, precision=precision, device=place, progress=is_main)
     if is_main:
+        for line in remarks(real):
+            typer.echo(line, err=True)
         write_reference(out, found)
         typer.echo(
             f"{out}: {found.count:,} images, {len(found.mean):,} features of {found.made['extractor']}", err=True

@@ -120,7 +120,7 @@ def is_better(score: tuple[str, float], best: tuple[str, float] | None) -> bool:
     if best is None or score[0] != best[0]:
         return True
     metric = find_metric(score[0])
-    higher_is_better = score[0] in ("modes", "modes_raw", "high_quality") if metric is None else metric.higher_is_better
+    higher_is_better = metric is not None and metric.higher_is_better
     return score[1] > best[1] if higher_is_better else score[1] < best[1]
 
 
@@ -203,19 +203,19 @@ def evaluate_images(
     """Score any set of images against another, or against the statistics of one."""
     place, is_main = connect(device)
     fake, _ = open_image_set(images, skip_unreadable)
-    notes = [f"scored {images} against {reference}"]
+    notes = [f"scored {images} against {reference}", *remarks(fake)]
     if holds_statistics(reference):
         if heldout is not None:
             raise ConfigError(f"`--heldout` needs the real images themselves, and {reference} holds statistics of them")
         statistics = read_reference(reference)
         report = evaluate_against_statistics(fake, statistics, device=place, progress=is_main, **options)
-        return Outcome(report, [*notes, *_left_out(fake)])
+        return Outcome(report, notes)
     real, other = open_image_set(reference, skip_unreadable)
     if heldout is not None:
         other = open_image_set(heldout, skip_unreadable)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
     report = evaluator.evaluate(fake)
-    return Outcome(report, [*notes, *_left_out(fake), *_left_out(real), *_left_out(other)])
+    return Outcome(report, [*notes, *remarks(real), *remarks(other)])
 
 
 def check_can_collapse(reference: str) -> None:
@@ -227,26 +227,34 @@ def check_can_collapse(reference: str) -> None:
         )
 
 
-def _left_out(images: ImageSet | None) -> list[str]:
-    """A line for the images of a set that could not be read."""
-    skipped = getattr(images, "skipped", ())
-    if images is None or not skipped:
+def remarks(images: ImageSet | None) -> list[str]:
+    """A line for each kind of image of a set that is not taken as it is, and one for those that could not be read."""
+    if images is None:
         return []
-    shown = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
-    return [
-        f"warning: {len(skipped):,} of {len(skipped) + len(images):,} images cannot be read and are left out: {shown}"
-    ]
+    lines = [f"{images.name}: {note}" for note in getattr(images, "notes", ())]
+    skipped = getattr(images, "skipped", ())
+    if skipped:
+        shown = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+        total = len(skipped) + len(images)
+        lines.append(f"warning: {len(skipped):,} of {total:,} images cannot be read and are left out: {shown}")
+    return lines
 
 
-def verify_images(images: str, reference: str, *, device: str = "auto", extractor: str | None = None) -> Verification:
-    """Cross-check the scores of two sets with torch-fidelity and torchmetrics, on the images themselves."""
+def verify_images(
+    images: str, reference: str, *, device: str = "auto", extractor: str | None = None, skip_unreadable: bool = False
+) -> tuple[Verification, list[str]]:
+    """Cross-check the scores of two sets with torch-fidelity and torchmetrics, on the images themselves.
+
+    With it come lines for people, on images that are left out or not taken as they are.
+    """
     place, is_main = connect(device)
     choice = choose_extractor(extractor or "inception")
     if choice.name != "inception":
         raise ConfigError(f"`--verify` compares Inception's scores, and `--extractor {extractor}` is another network")
     weights, custom = find_weights(choice.file)
-    sets = [open_image_set(path)[0] for path in (images, reference)]
-    return verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)
+    sets = [open_image_set(path, skip_unreadable)[0] for path in (images, reference)]
+    found = verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)
+    return found, [line for image_set in sets for line in remarks(image_set)]
 
 
 def open_image_set(path: str, skip_unreadable: bool = False) -> tuple[ImageSet, ImageSet | None]:

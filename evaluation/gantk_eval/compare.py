@@ -136,7 +136,7 @@ def compare(reports: Mapping[str, Mapping[str, Any]]) -> Comparison:
         if len(having) < 2:
             continue
         metric = find_metric(name)
-        if metric is None:  # of a later version, perhaps: shown, not ranked
+        if metric is None:  # of a later version, or a spread, which is best at 1: shown, not ranked
             continue
         seen = {label: _fields(metric, reports[label]) for label in having}
         differing = {

@@ -34,7 +34,7 @@ from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, met
 from gantk_eval.neighbours import BALLS
 from gantk_eval.pairs import scales_for
 from gantk_eval.protocol import Protocol
-from gantk_eval.report import Report
+from gantk_eval.report import Report, left_out
 from gantk_eval.scores import Scorer
 from gantk_eval.sources import as_images
 
@@ -458,7 +458,8 @@ class Evaluator:
         protocol = self._protocol(len(fake), tuple(names), subset_size, fake_sha256)
         collapse, picture = self._judge(fake, generated, reference, heldout)
         memorised = self._memorised(generated, reference, heldout)
-        return Report(metrics, collapse, protocol.to_dict(), memorised, picture)
+        skipped = left_out(images=fake, reference=self.reference, heldout=self.heldout)
+        return Report(metrics, collapse, protocol.to_dict(), memorised, picture, skipped)
 
     def _memorised(
         self,
@@ -472,7 +473,8 @@ class Evaluator:
             return memorisation.inconclusive("no held-out images were given, and without them nearness means nothing")
         if self._memorisation is None:
             pixels = [images["pixel_pca"].values for images in (heldout, reference)]
-            self._memorisation = memorisation.MemorisationTest(*pixels, seed=self._seed)
+            mirror = getattr(self._extractors["pixel_pca"], "mirrored", None)
+            self._memorisation = memorisation.MemorisationTest(*pixels, seed=self._seed, mirror=mirror)
         return self._memorisation.judge(generated["pixel_pca"].values)
 
     def _judge(

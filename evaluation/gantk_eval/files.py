@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from gantk_eval.errors import DataError
-from gantk_eval.images import FORMATS, content_fingerprint, decode, is_grey_mode, read_header
+from gantk_eval.images import FORMATS, Header, content_fingerprint, decode, is_grey_mode, read_header
 
 __all__ = ["EncodedFiles", "EncodedImages", "FolderFiles", "ParquetFiles", "ZipFiles", "open_encoded"]
 
@@ -299,11 +299,48 @@ def open_encoded(path: Path) -> EncodedFiles:
     raise DataError(f"{path} is not a set of images; give {FORMATS}")
 
 
+_TREATMENT = {
+    "transparent": "have an alpha channel or a transparent colour, and are laid over white",
+    "deep": "have 16-bit values, of which the high byte is kept",
+    "palette": "have a palette, and become RGB",
+    "cmyk": "are CMYK, and become RGB",
+    "model": "are of another colour model than RGB, and become RGB",
+    "frames": "have several frames, of which the first is taken",
+}
+"""What `decode` does with the kinds of images that it does not take as they are, in the order in which that is told."""
+
+
+def _kinds(header: Header) -> list[str]:
+    """What is out of the ordinary about an image, and whether it is grey."""
+    mode = header.mode
+    found = [kind for kind in ("transparent", "deep", "frames") if getattr(header, kind)]
+    if is_grey_mode(mode):
+        found.append("grey")
+    elif mode in ("P", "PA"):
+        found.append("palette")
+    elif mode == "CMYK":
+        found.append("cmyk")
+    elif mode in ("YCbCr", "LAB", "HSV"):
+        found.append("model")
+    return found
+
+
+def _notes(kinds: Counter[str], count: int, channels: int) -> tuple[str, ...]:
+    told = [(kinds[kind], words) for kind, words in _TREATMENT.items()]
+    if channels == 3 and kinds["grey"] < count:
+        told.append((kinds["grey"], "are grey, and are repeated to RGB as the others have colours"))
+    if channels == 1:
+        told.append((count - kinds["grey"], "have colours, of which the luma is taken"))
+    return tuple(f"{number:,} of {count:,} images {words}" for number, words in told if number)
+
+
 class EncodedImages:
     """Encoded files as an `ImageSet`: all of one size, decoded when read, and kept where a GiB is enough.
 
     `channels` None: 1 where every image is grey, else 3. `skip_unreadable`: every image is decoded at once, those that
-    fail are left out, and `skipped` lists their names. Raises DataError where sizes differ or a header is not readable.
+    fail are left out, and `skipped` lists their names. `notes`: a line for each kind of image that is not taken as it is
+    (transparent, 16-bit, …), which says how many there are and what is done with them.
+    Raises DataError where sizes differ or a header is not readable.
     """
 
     def __init__(
@@ -319,12 +356,12 @@ class EncodedImages:
         self.class_names = files.class_names
         sizes: Counter[tuple[int, int]] = Counter()
         example: dict[tuple[int, int], int] = {}
-        grey = True
+        kinds: Counter[str] = Counter()
         for index in range(len(files)):
-            height, width, mode = read_header(files.data(index), name=files.file(index))
-            sizes[height, width] += 1
-            example.setdefault((height, width), index)
-            grey = grey and is_grey_mode(mode)
+            header = read_header(files.data(index), name=files.file(index))
+            sizes[header.height, header.width] += 1
+            example.setdefault((header.height, header.width), index)
+            kinds.update(_kinds(header))
         (height, width), usual = sizes.most_common(1)[0]
         if len(sizes) > 1:
             other = next(s for s in sizes if s != (height, width))
@@ -332,7 +369,8 @@ class EncodedImages:
                 f"the images of {self.name} differ in size: {usual} are {width}×{height}, but "
                 f"{files.file(example[other])} is {other[1]}×{other[0]}; resize them to one size"
             )
-        self._channels: Literal[1, 3] = channels or (1 if grey else 3)
+        self._channels: Literal[1, 3] = channels or (1 if kinds["grey"] == len(files) else 3)
+        self.notes = _notes(kinds, len(files), self._channels)
         self.shape: tuple[int, int, int] = (height, width, self._channels)
         self._kept: np.ndarray | None = None
         self._is_kept = np.zeros(len(files), dtype=bool)

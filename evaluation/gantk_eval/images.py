@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from gantk_eval.errors import DataError
 __all__ = [
     "ArrayImages",
     "GeneratedImages",
+    "Header",
     "ImageSet",
     "content_fingerprint",
     "decode",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+TRANSPARENT_MODES = ("LA", "La", "RGBA", "RGBa", "PA")
 FORMATS = "a folder or zip of images, .npy, .npz (images, labels) or .parquet"
 CHUNK = 1024
 
@@ -47,8 +49,23 @@ def _source(data: bytes | Path) -> Any:
     return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
-def read_header(data: bytes | Path, *, name: str | None = None) -> tuple[int, int, str]:
-    """Height, width (after EXIF orientation) and Pillow mode, without decoding the pixels.
+class Header(NamedTuple):
+    """What a picture is, before its pixels are decoded."""
+
+    height: int
+    width: int
+    mode: str
+    """Pillow's."""
+    transparent: bool
+    """Whether there is an alpha channel or a transparent colour, used or not."""
+    deep: bool
+    """Whether its values have 16 bits."""
+    frames: bool
+    """Whether there are several: an animation's, or a file's pages."""
+
+
+def read_header(data: bytes | Path, *, name: str | None = None) -> Header:
+    """Height, width (after EXIF orientation), Pillow mode and the like, without decoding the pixels.
 
     Raises DataError, naming the image, where it is no image.
     """
@@ -61,9 +78,20 @@ def read_header(data: bytes | Path, *, name: str | None = None) -> tuple[int, in
             oriented = image.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in image.info
             if oriented and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
                 width, height = height, width
-            return height, width, image.mode
+            mode = image.mode
+            transparent = mode in TRANSPARENT_MODES or "transparency" in image.info
+            # Pillow opens 16-bit colour as 8-bit; that it is to be cut stands only in how the pixels are stored.
+            deep = mode.startswith("I") or any(";16" in str(tile) for tile in image.tile)
+            return Header(height, width, mode, transparent, deep, _has_frames(image))
     except Exception as error:
         raise DataError(_unreadable(_named(data, name), error)) from error
+
+
+def _has_frames(image: Any) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # there is a second frame, a damaged one, which is not read anyway
+        return True
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -104,7 +132,7 @@ def _pixels(image: Any, channels: int) -> np.ndarray:
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("it holds 32-bit pixels; save it as 8 or 16 bits")
         image = Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+    if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image).convert("RGB")

@@ -2,7 +2,7 @@
 
 Apart from collapse: a generator can copy all of its training set in all its variety. What decides is the *copies*: samples
 much nearer to one training image than to any other. Nearness alone decides nothing, for blurred or typical samples lie near
-to many training images and copy none of them.
+to many training images and copy none of them. A mirrored copy is a copy: training with flips, a generator draws them as often.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ FEWEST_IN_CELL = 20
 EXAMPLES = 5
 
 
+Mirror = Callable[[np.ndarray], np.ndarray]
+
+
 def inconclusive(reason: str) -> dict[str, Any]:
     """The result where nothing could be tested."""
     return {
@@ -41,6 +44,7 @@ def inconclusive(reason: str) -> dict[str, Any]:
         "copies": None,
         "copies_floor": None,
         "copies_p": None,
+        "mirrored": None,
         "examples": [],
     }
 
@@ -49,32 +53,87 @@ class MemorisationTest:
     """Judges sets of samples against one training set and its held-out images; what does not depend on the samples is worked
     out once. Features [m, d] and [r, d] in which near means looking alike.
 
-    At most 5,000 samples and held-out images are looked at, evenly spaced; the training set is used whole.
+    At most 5,000 samples and held-out images are looked at, evenly spaced; the training set is used whole. `mirror`: from
+    features [n, d] to those of the mirrored images [n, d]. With it, all distances to a training image are the smaller of the
+    two that an image has as it is and mirrored, for samples, held-out and training images alike; without it (features that
+    there is no way back from to pixels) mirrored copies are not found. Where half of the training images stand there mirrored as
+    well, all are taken as they are: mirrored copies are copies of those, and modulo mirroring each image would be there twice.
     """
 
-    def __init__(self, heldout: np.ndarray, train: np.ndarray, *, seed: int = 0) -> None:
+    def __init__(self, heldout: np.ndarray, train: np.ndarray, *, seed: int = 0, mirror: Mirror | None = None) -> None:
         self._train, self._seed = train, seed
+        self._mirror: Mirror | None = None
+        self._looks_mirrored = mirror is not None
         self._heldout = heldout[spread_rows(len(heldout), MOST_QUERIES)]
         self._useless = ""
         if min(len(heldout), len(train)) < FEWEST:
             self._useless = _too_few(min(len(heldout), len(train)))
             return
-        among = _nearest_others(train, spread_rows(len(train), MOST_QUERIES))
+        rows = spread_rows(len(train), MOST_QUERIES)
+        among = self._nearest_others(rows)
         # Training images that are there twice say nothing of how near two different images come.
         self._tiny = 1e-6 * float(np.sqrt(train.var(axis=0, dtype=np.float64).sum()))
-        different = among[among[:, 0] > self._tiny]
+        if not self._set_threshold(among[among[:, 0] > self._tiny]):
+            return
+        if mirror is not None:
+            twins = self._ratios(self._leave_out(*nearest(mirror(train[rows]), train, 3), rows)) <= self._threshold
+            if twins.mean() < 0.5:
+                self._mirror = mirror
+                among = self._nearest_others(rows)
+                if not self._set_threshold(among[(among[:, 0] > self._tiny) & ~twins]):
+                    return
+        self._distances, indices, turned = self._nearest(self._heldout, 2)
+        self._copied = self._ratios(self._distances) <= self._threshold
+        self._authenticity = self._authentic(self._distances[:, 0], indices[:, 0])
+        self._cells = _cells(train, seed)
+        self._heldout_cells = self._cells(turned)
+
+    def _set_threshold(self, different: np.ndarray) -> bool:
+        """From the distances [n, 2] of different training images; False where they are too few for a threshold."""
         if len(different) < FEWEST:
             self._useless = "the reference consists of copies of few images, so a copy means nothing"
-            return
+            return False
         self._threshold = float(np.quantile(different[:, 0] / different[:, 1], RATIO_QUANTILE))
-        self._distances, indices = nearest(self._heldout, train, 2)
-        self._copied = self._ratios(self._distances) <= self._threshold
-        self._authenticity = _authenticity(self._distances[:, 0], indices[:, 0], train)
-        self._cells = _cells(train, seed)
+        return True
 
     def _ratios(self, distances: np.ndarray) -> np.ndarray:
         first, second = distances[:, 0], distances[:, 1]
         return np.where(first <= self._tiny, 0.0, first / np.maximum(second, self._tiny))
+
+    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distances [n, k] to the k nearest training images and their indices [n, k], nearest first, and the queries [n, d]
+        turned as the nearest one lies."""
+        distances, indices = nearest(queries, self._train, k)
+        if self._mirror is None:
+            return distances, indices, queries
+        mirrored = self._mirror(queries)
+        others, places = nearest(mirrored, self._train, k)
+        both, where = np.hstack([distances, others]), np.hstack([indices, places])
+        order = np.argsort(both, axis=1, kind="stable")
+        both, where = np.take_along_axis(both, order, axis=1), np.take_along_axis(where, order, axis=1)
+        # A training image that is near both ways counts once: the second nearest is to be another one.
+        repeated = np.zeros(where.shape, dtype=bool)
+        for column in range(1, where.shape[1]):
+            repeated[:, column] = (where[:, :column] == where[:, column, None]).any(axis=1)
+        first = np.argsort(repeated, axis=1, kind="stable")[:, : distances.shape[1]]
+        turned = np.where((others[:, 0] < distances[:, 0])[:, None], mirrored, queries)
+        return np.take_along_axis(both, first, axis=1), np.take_along_axis(where, first, axis=1), turned
+
+    def _nearest_others(self, rows: np.ndarray) -> np.ndarray:
+        """Distances [n, 2] of the training images `rows` to their two nearest others."""
+        distances, indices, _ = self._nearest(self._train[rows], 3)
+        return self._leave_out(distances, indices, rows)
+
+    @staticmethod
+    def _leave_out(distances: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        # Its own place is left out by index: among copies it need not come first.
+        own = indices == rows[:, None]
+        own[~own.any(axis=1), 2] = True
+        return distances[~own].reshape(len(rows), 2)
+
+    def _authentic(self, distances: np.ndarray, indices: np.ndarray) -> float:
+        hit, inverse = np.unique(indices, return_inverse=True)
+        return float(np.mean(distances > self._nearest_others(hit)[inverse, 0]))
 
     def judge(self, fake: np.ndarray) -> dict[str, Any]:
         """The verdict `memorised`, `ok` or `inconclusive` on samples [n, d], with what it stands on.
@@ -88,6 +147,7 @@ class MemorisationTest:
           images are. `c_t_p` is one-sided, from the variance of that average.
         - `authenticity`: AuthPct of Alaa et al. (2022): the share of samples farther from their nearest training image than
           that is from its own nearest other one. `authenticity_floor`: of held-out images.
+        - `mirrored`: whether mirrored copies were looked for as well.
         - `examples`: {generated, reference, ratio} of the clearest copies, by index.
 
         `memorised`: at least 5 % copies beyond held-out's share, and p <= 1 %. `inconclusive`: fewer than 100 images.
@@ -96,22 +156,21 @@ class MemorisationTest:
             return inconclusive(self._useless or _too_few(len(fake)))
         rows = spread_rows(len(fake), MOST_QUERIES)
         samples = fake[rows]
-        distances, indices = nearest(samples, self._train, 2)
+        distances, indices, turned = self._nearest(samples, 2)
         ratios = self._ratios(distances)
         copied = ratios <= self._threshold
-        c_t, c_t_p = data_copying(
-            self._cells(samples), self._cells(self._heldout), distances[:, 0], self._distances[:, 0]
-        )
+        c_t, c_t_p = data_copying(self._cells(turned), self._heldout_cells, distances[:, 0], self._distances[:, 0])
         result: dict[str, Any] = {
             "verdict": "ok",
             "reasons": [],
             "c_t": c_t,
             "c_t_p": c_t_p,
-            "authenticity": _authenticity(distances[:, 0], indices[:, 0], self._train),
+            "authenticity": self._authentic(distances[:, 0], indices[:, 0]),
             "authenticity_floor": self._authenticity,
             "copies": float(copied.mean()),
             "copies_floor": float(self._copied.mean()),
             "copies_p": _fisher(copied, self._copied),
+            "mirrored": self._looks_mirrored,
             "examples": [],
         }
         _weigh(result, rows, ratios, copied, indices[:, 0])
@@ -144,25 +203,15 @@ def _weigh(
     result["reasons"] = [
         f"{share:.1%} of samples are much nearer to one training image than to any other, as {floor:.1%} of held-out images are"
     ]
+    if not result["mirrored"]:
+        result["reasons"].append(
+            "mirrored copies were not looked for: of these features the mirrored ones are not known"
+        )
     if result["c_t_p"] is not None and result["c_t_p"] <= ALPHA:
         result["reasons"].append(
             f"samples lie nearer to the training set than held-out images do (C_T = {result['c_t']:.1f}), but not at single "
             "images: so do blurred and typical samples"
         )
-
-
-def _nearest_others(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Distances [n, 2] of the training images `rows` to their two nearest others."""
-    distances, indices = nearest(train[rows], train, 3)
-    # Its own place is left out by index: among copies it need not come first.
-    own = indices == rows[:, None]
-    own[~own.any(axis=1), 2] = True
-    return distances[~own].reshape(len(rows), 2)
-
-
-def _authenticity(distances: np.ndarray, indices: np.ndarray, train: np.ndarray) -> float:
-    hit, inverse = np.unique(indices, return_inverse=True)
-    return float(np.mean(distances > _nearest_others(train, hit)[inverse, 0]))
 
 
 def _fisher(fake: np.ndarray, heldout: np.ndarray) -> float:

@@ -11,7 +11,8 @@ __all__ = ["DEFAULT_KINDS", "GENERIC", "METRICS", "Metric", "find_metric", "metr
 @dataclass(frozen=True)
 class Metric:
     """`kind`: fd (Fréchet), is (Inception Score), kd (kernel distance), accuracy, precision, recall, density, coverage, vendi,
-    fd_per_class, ppl (path length), ms_ssim or lpips (of pairs); `extractor`: whose features."""
+    fd_per_class, ppl (path length), ms_ssim or lpips (of pairs), modes, modes_raw, high_quality or reverse_kl (of known modes);
+    `extractor`: whose features."""
 
     kind: str
     extractor: str
@@ -19,7 +20,7 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         """Which way a ranking goes."""
-        return self.kind not in ("fd", "kd", "fd_per_class", "ppl", "ms_ssim")
+        return self.kind not in ("fd", "kd", "fd_per_class", "ppl", "ms_ssim", "reverse_kl")
 
 
 _PUBLISHED = {"fd": "fid", "is": "is", "kd": "kid", "fd_per_class": "fid_per_class"}
@@ -65,10 +66,17 @@ METRICS: dict[str, Metric] = {
 """By name. More extractors add theirs with `METRICS.update(metrics_of(...))`."""
 
 
+_KNOWN_MODES = {name: Metric(name, "known_modes") for name in ("modes", "modes_raw", "high_quality", "reverse_kl")}
+"""Not of images, so not to be asked of `Evaluator`. The spreads are not among them: neither up nor down is better, 1 is."""
+
+
 def find_metric(name: str) -> Metric | None:
-    """The metric of a score's name, also of one under custom Inception weights or under a generic name; None: unknown."""
+    """The metric of a score's name, also of one of known modes, under custom Inception weights or under a generic name; None:
+    unknown, or of no direction."""
     if name in METRICS:
         return METRICS[name]
+    if name in _KNOWN_MODES:
+        return _KNOWN_MODES[name]
     for kind in ("fd_per_class", *_ANY_FEATURES, "is", "ppl"):
         if name == kind or name.startswith(f"{kind}_"):
             return Metric(kind, name.removeprefix(kind).removeprefix("_"))

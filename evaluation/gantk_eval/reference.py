@@ -27,7 +27,7 @@ from gantk_eval.images import ImageSet
 from gantk_eval.measures import measure
 from gantk_eval.metrics import metric_name
 from gantk_eval.protocol import Protocol
-from gantk_eval.report import Report, score
+from gantk_eval.report import Report, left_out, score
 from gantk_eval.statistics import Statistics
 
 __all__ = [
@@ -218,7 +218,10 @@ def evaluate_against_statistics(
             entry["warning"] = found.warning
         protocol = _protocol(fake, reference, network, fingerprint, device)
         why = f"{reference.name} holds statistics and no images, and the tests need both"
-        return Report({name: entry}, inconclusive(why), protocol.to_dict()).to_json(indent=None).encode()
+        skipped = left_out(images=fake)
+        return (
+            Report({name: entry}, inconclusive(why), protocol.to_dict(), skipped=skipped).to_json(indent=None).encode()
+        )
 
     return Report.from_dict(json.loads(distributed.from_first(work)))
 

@@ -6,7 +6,16 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Report", "score"]
+__all__ = ["Report", "left_out", "score"]
+
+NAMED = 20
+"""How many of the images that were left out are named."""
+
+
+def left_out(**sets: Any) -> dict[str, dict[str, Any]]:
+    """For each of the image sets that has left out images that cannot be read: {count, first}, with the first names."""
+    skipped = {role: tuple(getattr(images, "skipped", ())) for role, images in sets.items()}
+    return {role: {"count": len(names), "first": list(names[:NAMED])} for role, names in skipped.items() if names}
 
 
 def score(
@@ -45,6 +54,7 @@ class Report:
     each field that is None why; distances for each class stand under `classes`. `collapse`: verdict (`ok`, `suspect`,
     `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict (`memorised`, `ok`, `inconclusive`),
     reasons, and the numbers of `memorisation.MemorisationTest.judge`. `protocol`: how it was made.
+    `skipped`: `images`, `reference`, `heldout` -> {count, first}, of sets of which unreadable images were left out.
     `picture`: a PNG of what the collapse verdict is about, on the first process only; it is no part of the JSON.
     """
 
@@ -55,6 +65,7 @@ class Report:
         default_factory=lambda: {"verdict": "inconclusive", "reasons": ["memorisation was not tested"]}
     )
     picture: bytes | None = field(default=None, compare=False, repr=False)
+    skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -62,13 +73,14 @@ class Report:
         return str(self.collapse["verdict"])
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation result as JSON types: metrics, collapse, memorisation, protocol."""
-        return {
+        """The evaluation result as JSON types: metrics, collapse, memorisation, protocol; and skipped, where images were."""
+        result = {
             "metrics": self.metrics,
             "collapse": self.collapse,
             "memorisation": self.memorisation,
             "protocol": self.protocol,
         }
+        return {**result, "skipped": self.skipped} if self.skipped else result
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """`to_dict` as text; a number that is not finite is an error, since JSON has none."""
@@ -77,7 +89,13 @@ class Report:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:
         """The report of a `to_dict`."""
-        return cls(data["metrics"], data["collapse"], data["protocol"], data["memorisation"])
+        return cls(
+            data["metrics"],
+            data["collapse"],
+            data["protocol"],
+            data["memorisation"],
+            skipped=data.get("skipped", {}),
+        )
 
     def table(self) -> str:
         """The report as text for people: a row for each metric, the verdict with its reasons, and the protocol."""

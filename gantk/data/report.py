@@ -125,7 +125,7 @@ def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
             if isinstance(item, np.ndarray):
                 found = (item.shape[0], item.shape[1], "L" if item.shape[2] == 1 else "RGB")
             else:
-                found = read_header(item, name=name)
+                found = read_header(item, name=name)[:3]
             transform(item, name=name)
         except DataError as error:
             return error

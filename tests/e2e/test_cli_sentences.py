@@ -387,6 +387,66 @@ def test_a_collapse_fails_where_it_is_asked_to(tmp_path: Path, gantk) -> None:  
     assert score("collapsed").code == 0
 
 
+def test_odd_images_are_told(gantk, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    Image.open(folder / "a" / "0.png").convert("LA").save(folder / "a" / "0.png")
+    command = ("eval", "--images", folder / "b", "--reference", folder, "--metrics", "fd_pixel_pca", "--device", "cpu")
+    result = gantk(*command)
+    assert result.code == 0, result.err
+    told = f"{folder}: 1 of 8 images have an alpha channel or a transparent colour, and are laid over white"
+    assert told in result.err.splitlines()
+    assert result.err.count("images have") == 1
+
+
+def test_images_that_were_skipped_stand_in_the_result(gantk, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = (folder / "b" / "1.png").read_bytes()
+    (folder / "b" / "3.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "b" / "5.png").write_text("no image")
+    command = ["eval", "--images", folder / "b", "--reference", folder / "a", "--metrics", "fd_pixel_pca", "--json"]
+    refused(gantk(*command, "--device", "cpu"), 3, "5.png")
+    result = gantk(*command, "--device", "cpu", "--skip-unreadable")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["skipped"] == {
+        "images": {"count": 2, "first": [str(folder / "b" / "3.png"), str(folder / "b" / "5.png")]}
+    }
+    assert found["protocol"]["n_fake"] == 2
+    assert "2 of 4 images cannot be read and are left out" in result.err
+
+
+def test_the_cross_check_skips_unreadable_images(gantk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    from gantk_eval.verify import Verification
+
+    from gantk import scoring
+
+    def seen(fake, reference, *arguments: object, **options: object) -> Verification:  # type: ignore[no-untyped-def]
+        return Verification([], 0.0, len(fake.read(range(len(fake)))), len(reference), "inception")
+
+    monkeypatch.setattr(scoring, "verify", seen)
+    monkeypatch.setattr(scoring, "find_weights", lambda file: (Path("weights.pth"), True))
+    (folder / "b" / "5.png").write_text("no image")
+    command = ["eval", "--verify", "--images", folder / "b", "--reference", folder / "a", "--json", "--device", "cpu"]
+    refused(gantk(*command), 3, "5.png")
+    result = gantk(*command, "--skip-unreadable")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["n_fake"] == 3
+    assert "1 of 4 images cannot be read and are left out" in result.err
+
+
+def test_a_picture_of_the_verdict_is_written(gantk, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    generator = np.random.default_rng(0)
+    for name, count in (("fake", 60), ("real", 120), ("held", 60)):
+        np.save(tmp_path / f"{name}.npy", generator.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8))
+    sets = [f"--{o}={tmp_path / n}.npy" for o, n in (("images", "fake"), ("reference", "real"), ("heldout", "held"))]
+    command = ["eval", *sets, "--metrics", "fd_pixel_pca", "--device", "cpu", "--picture", tmp_path / "seen.png"]
+    result = gantk(*command)
+    assert result.code == 0, result.err
+    with Image.open(tmp_path / "seen.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 50
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 2
+
+
 def test_missing_weights_are_named_with_where_to_put_them(
     run: Path, gantk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gantk_eval import DataError
 from gantk_eval.compare import compare, read_report
+from gantk_eval.known_modes import GeneratedPoints, MixtureEvaluator
+from gantk_eval.mixture import MIXTURES, Mixture
 from gantk_eval.protocol import RANKED_BY
 
 PROTOCOL = {
@@ -52,6 +55,31 @@ def test_ranks_by_the_metrics_own_direction_and_marks_what_cannot_be_told() -> N
     assert "12.1 ± 0.1  #2 ≈" in table
     assert "floor of fid" in table
     assert json.loads(json.dumps(found.to_dict()))["ranking"]["fid"] == ["b", "c", "a"]
+
+
+def test_known_modes_are_ranked_and_different_mixtures_are_not() -> None:
+    ring, grid = MIXTURES["ring"], MIXTURES["grid"]
+
+    def evaluated(mixture: Mixture, of: int, spread: float = 1.0) -> dict[str, Any]:
+        def generate(indices: np.ndarray) -> np.ndarray:
+            generator = np.random.default_rng(of)
+            noise = spread * mixture.std * generator.standard_normal((len(indices), 2))
+            return mixture.means[indices % of] + noise
+
+        points = GeneratedPoints(800, generate, identity=f"{of} {spread}")
+        return MixtureEvaluator(mixture, n_real=5000, batch_size=800).evaluate(points).to_dict()
+
+    half, whole, wide = evaluated(ring, 4), evaluated(ring, 8), evaluated(ring, 8, 3.0)
+    found = compare({"half": half, "whole": whole})
+    assert found.refusal == ""
+    assert found.ranking["modes"] == ["whole", "half"]
+    assert found.ranking["reverse_kl"] == ["whole", "half"]
+    assert "8  #1" in found.table()
+    assert compare({"wide": wide, "whole": whole}).ranking["high_quality"] == ["whole", "wide"]
+    assert not {"mode_spread", "least_spread"} & set(found.ranking), "best at 1, neither above nor below"
+    other = compare({"ring": whole, "grid": evaluated(grid, 25)})
+    assert other.ranking == {}
+    assert "`reference_sha256`" in other.refusal
 
 
 def test_without_errors_nothing_is_called_a_tie() -> None:

@@ -181,7 +181,7 @@ def in_every_format(folder: Path, images: np.ndarray) -> dict[str, ImageSet]:
     return {kind: open_images(folder / f"a{kind}") for kind in (".npy", ".npz", "", ".zip", ".parquet")}
 
 
-def test_formats_batch_sizes_and_workers_give_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_and_batch_sizes_give_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through matrix products, whose last bits depend on the batch that they are in."""
     import torch
     from gantk_eval.sources import as_images

@@ -109,6 +109,53 @@ def test_damaged_images_are_named(tmp_path: Path, rgb: np.ndarray) -> None:
         decode(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
 
 
+def test_what_is_done_with_odd_images_is_told(tmp_path: Path, rgb: np.ndarray, grey: np.ndarray) -> None:
+    def notes(*files: bytes) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for number, data in enumerate(files):
+            (folder / f"{number}.png").write_bytes(data)
+        return list(open_images(folder).notes)  # type: ignore[attr-defined]
+
+    plain, flat = encoded(Image.fromarray(rgb)), encoded(Image.fromarray(grey))
+    assert notes(plain, plain) == []
+    assert notes(flat, flat) == []
+    assert notes(flat, plain, flat) == ["2 of 3 images are grey, and are repeated to RGB as the others have colours"]
+    transparent = "have an alpha channel or a transparent colour, and are laid over white"
+    assert notes(plain, encoded(Image.fromarray(rgb).convert("RGBA"))) == [f"1 of 2 images {transparent}"]
+    palette = Image.fromarray(rgb).quantize(20)
+    assert notes(plain, encoded(palette)) == ["1 of 2 images have a palette, and become RGB"]
+    assert notes(plain, encoded(palette, transparency=0))[0] == f"1 of 2 images {transparent}"
+    deep = encoded(Image.fromarray(grey.astype(np.uint16) * 257))
+    assert notes(deep) == ["1 of 1 images have 16-bit values, of which the high byte is kept"]
+    cmyk = encoded(Image.fromarray(rgb).convert("CMYK"), "JPEG")
+    assert notes(plain, cmyk, cmyk) == ["2 of 3 images are CMYK, and become RGB"]
+    frames = [Image.fromarray(np.full((5, 7), v, np.uint8)) for v in (30, 200)]
+    for kind in ("PNG", "GIF", "WEBP", "TIFF"):
+        moving = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        still = encoded(frames[0], kind)
+        told = "1 of 2 images have several frames, of which the first is taken"
+        assert told in notes(plain, moving), kind
+        assert told not in notes(plain, still), kind
+
+
+def test_sixteen_bit_colours_are_told(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    values = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(data)
+    images = open_images(tmp_path)
+    assert np.array_equal(images.read([0])[0], values)
+    assert images.notes == ("1 of 1 images have 16-bit values, of which the high byte is kept",)  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def pictures() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(1)

@@ -107,6 +107,8 @@ def test_arithmetic_on_the_same_features_is_exact() -> None:
         assert scores.precision[0] == pytest.approx(theirs["precision"], abs=1e-6)  # its mean is taken in float32
         assert scores.recall[0] == pytest.approx(theirs["recall"], abs=1e-6)
         assert round(theirs["precision"] * n) == round(scores.precision[0] * n)
+        assert 0.02 < scores.recall[0] < 1
+        assert round(theirs["recall"] * m) == round(scores.recall[0] * m)
         logits = a[:, :50] * 8
         theirs = isc_features_to_metric(logits)
         mean, std = inception_score(logits.numpy())

@@ -23,7 +23,14 @@ from gantk_eval.collapse.duplicates import duplicates
 from gantk_eval.collapse.known import Known
 from gantk_eval.collapse.label_shift import class_distance, class_shift
 from gantk_eval.collapse.pairs import pair_distance
-from gantk_eval.collapse.quality import FEWEST_REALISTIC, FURTHEST_SHIFT, WIDEST_CLASS, realistic_share
+from gantk_eval.collapse.quality import (
+    FEWEST_CERTAIN,
+    FEWEST_REALISTIC,
+    FURTHEST_SHIFT,
+    WIDEST_CLASS,
+    certain_share,
+    realistic_share,
+)
 from gantk_eval.collapse.spread import class_spread, mode_traces, within_mode
 from gantk_eval.collapse.vendi import vendi
 
@@ -154,8 +161,15 @@ def examine(
         # Near in a classifier's eyes and near in pixels are both needed: noise can land on a class's features.
         realistic = min(likeness, realistic_share(reached.closest[:count], reached.closest[count:]))
 
-    shift, wide = 0.0, 1.0
+    shift, wide, certain = 0.0, 1.0, 1.0
     if classes is not None:
+        if classes.fake_logits is not None and classes.heldout_logits is not None:
+            certain = certain_share(
+                classes.fake_logits[fakes],
+                classes.heldout_logits[reals],
+                classes.fake_classes[fakes],
+                classes.heldout_classes[reals],
+            )
         seen = (deep[:count], deep[count:], classes.fake_classes[fakes], classes.heldout_classes[reals])
         shift, wide = class_shift(*seen), class_distance(*seen)
     cells = known.bins(count)
@@ -204,7 +218,7 @@ def examine(
     tests.append(pair_distance(rotated, traces.contrast, relabellings))
     for test, adjusted in zip(tests, holm([test.p for test in tests]), strict=True):
         test.p_adjusted = adjusted
-    found = _weigh(tests, evidence, _Quality(likeness, realistic, shift, wide, strayed))
+    found = _weigh(tests, evidence, _Quality(likeness, realistic, shift, wide, certain, strayed))
     return replace(found, tests=tests, realism=realistic, shift=shift, duplicate_distance=distance)
 
 
@@ -233,12 +247,13 @@ def _labels(classes: ClassEvidence | None, fakes: np.ndarray, reals: np.ndarray)
 @dataclass(frozen=True)
 class _Quality:
     """How much samples are like real images: the share that looks so, and the share that also shows what real ones show;
-    how far classes have moved, how wide they are, and how far cells have moved."""
+    how far classes have moved, how wide they are, how many samples are clearly of their class, and how far cells have moved."""
 
     likeness: float
     realistic: float
     shift: float
     wide: float
+    certain: float
     strayed: float
 
     def enough(self, need: Needs, classes: bool) -> bool:
@@ -249,7 +264,9 @@ class _Quality:
             return self.likeness >= FEWEST_REALISTIC
         judged = self.realistic >= FEWEST_REALISTIC
         if classes:
-            judged = judged and self.shift < FURTHEST_SHIFT and self.wide < WIDEST_CLASS
+            judged = (
+                judged and self.shift < FURTHEST_SHIFT and self.wide < WIDEST_CLASS and self.certain >= FEWEST_CERTAIN
+            )
         return judged and (self.strayed < FURTHEST_SHIFT or (classes and need == "quality"))
 
     def sentence(self, classes: bool) -> str:
@@ -258,7 +275,9 @@ class _Quality:
         if self.realistic >= FEWEST_REALISTIC:
             shift, kind = (self.shift, "class") if classes else (self.strayed, "region")
             what = f"samples of a {kind} have moved {np.sqrt(max(shift, 0.0)):.0%} of the way to the next {kind}"
-            if classes and self.shift < FURTHEST_SHIFT:
+            if classes and self.certain < FEWEST_CERTAIN:
+                what = f"only {self.certain:.0%} of samples show their class as clearly as the middle one of real images does"
+            elif classes and self.shift < FURTHEST_SHIFT:
                 what = f"samples lie {np.sqrt(self.wide):.1f} times as far from the middle of their class as real images do"
         return f"quality: {what}, so lost modes cannot be told from poor quality"
 

@@ -41,12 +41,21 @@ class PixelPCAExtractor:
     def __init__(self, reference: ImageSet) -> None:
         arrays = unpack(distributed.from_first(lambda: pack(_cached(reference))))
         self._mean, self._axes = arrays["mean"], arrays["axes"]
+        height, width, channels = reference.shape
+        self._grid = (channels, min(GRID, height), min(GRID, width))
         self.dims = self._axes.shape[1]
         self.weights_sha256 = hashlib.sha256(self._mean.tobytes() + self._axes.tobytes()).hexdigest()
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, C] -> float64 [n, dims]."""
         return (coarse_pixels(images) - self._mean) @ self._axes
+
+    def mirrored(self, features: np.ndarray) -> np.ndarray:
+        """float64 [n, dims] -> [n, dims]: what the features of the images mirrored left to right are, as far as the axes
+        span them: features are carried back to pixels, mirrored, and projected again."""
+        pixels = self._mean + np.asarray(features, dtype=np.float64) @ self._axes.T
+        flipped = pixels.reshape(-1, *self._grid)[..., ::-1].reshape(pixels.shape)
+        return (flipped - self._mean) @ self._axes
 
     def logits(self, features: np.ndarray) -> None:
         """None: there are no classes here."""
