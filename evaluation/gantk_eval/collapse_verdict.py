@@ -17,7 +17,9 @@ from gantk_eval.images import ImageSet
 
 __all__ = ["CollapseTest"]
 
-LOOKS, CLASSES, DEEP = "pixel_pca", "classifier", "inception"
+LOOKS, CLASSES = "pixel_pca", "classifier"
+DEEP = ("inception", "dinov2", "clip")
+"""Extractors whose features know what an image shows, the one that is taken first."""
 NO_LABELS = "the reference has no labels"
 
 
@@ -25,8 +27,9 @@ class CollapseTest:
     """Judges sets of generated images against one reference and held-out set; what it learns of these two is kept.
 
     `reference_features`, `heldout_features`: by extractor: pixel-PCA's for looks; for what images show Inception's where
-    they are there, else the classifier's. `heldout_labels`: in the classifier's numbering, where there are any.
-    `no_classifier`: why there is none. Then Inception's features see lost modes, and pixels do not.
+    they are there, else DINOv2's, CLIP's or the classifier's. Those of which only a sample is kept are passed over: every
+    image needs its own. `heldout_labels`: in the classifier's numbering, where there are any. `no_classifier`: why there is
+    none. Then deep features see lost modes, and pixels do not.
     """
 
     def __init__(
@@ -43,24 +46,34 @@ class CollapseTest:
         self._reference, self._features, self._heldout = reference, reference_features, heldout_features
         self._heldout_labels, self._no_classifier = heldout_labels, no_classifier or NO_LABELS
         self._seed, self._permutations = seed, permutations
-        self._known: Known | None = None
+        self._known: dict[str | None, Known] = {}
 
     def judge(
         self, fake: ImageSet, generated: Mapping[str, Features], labels: np.ndarray | None
     ) -> tuple[dict[str, Any], bytes]:
         """{verdict, reasons, tests, missing} of `fake`, and the picture as PNG. `labels`: those it was made for, if any."""
-        evidence = self._evidence(generated, labels)
-        if self._known is None:
-            self._known = knowledge_of(evidence)
-        found = examine(evidence, seed=self._seed, permutations=self._permutations, known=self._known)
-        shown = exhibit(evidence, found, self._known, self._reference.labels)
+        deep = self._deep(generated)
+        evidence = self._evidence(generated, labels, deep)
+        if deep not in self._known:
+            self._known[deep] = knowledge_of(evidence)
+        known = self._known[deep]
+        found = examine(evidence, seed=self._seed, permutations=self._permutations, known=known)
+        shown = exhibit(evidence, found, known, self._reference.labels)
         picture = draw(found.verdict, found.reasons, shown, self._reference.read, fake.read)
         return found.to_dict(), picture
 
-    def _evidence(self, generated: Mapping[str, Features], labels: np.ndarray | None) -> Evidence:
+    def _deep(self, generated: Mapping[str, Features]) -> str | None:
+        """The deep extractor that has a row for each generated, held-out and reference image."""
+        roles = (generated, self._heldout, self._features)
+        whole = (name for name in DEEP if name in generated and all(role[name].total is None for role in roles))
+        return next(whole, None)
+
+    def _evidence(
+        self, generated: Mapping[str, Features], labels: np.ndarray | None, deep_name: str | None
+    ) -> Evidence:
         roles = (generated, self._heldout, self._features)
         fake, heldout, reference = (features[LOOKS].values for features in roles)
-        classes = deep = None
+        classes = None
         if CLASSES in generated:
             extractor = generated[CLASSES].extractor
             assert isinstance(extractor, ClassifierExtractor)
@@ -77,6 +90,14 @@ class CollapseTest:
                 fake_logits=generated[CLASSES].logits,
                 heldout_logits=self._heldout[CLASSES].logits,
             )
-        if DEEP in generated:
-            deep = (generated[DEEP].values, self._heldout[DEEP].values, self._features[DEEP].values)
-        return Evidence(fake, heldout, reference, classes, "" if deep is not None else self._no_classifier, deep)
+        if deep_name is not None:
+            deep = (generated[deep_name].values, self._heldout[deep_name].values, self._features[deep_name].values)
+            return Evidence(fake, heldout, reference, classes, "", deep)
+        blind = self._no_classifier
+        sampled = [name for name in DEEP if name in generated]
+        if sampled:
+            blind += (
+                f"; and of so many images only a sample of the features of {sampled[0]} is kept where Fréchet distances alone "
+                "are wanted of them (ask for another of its metrics too, kid or coverage, and all of them are kept)"
+            )
+        return Evidence(fake, heldout, reference, classes, blind)

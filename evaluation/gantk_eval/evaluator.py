@@ -157,6 +157,7 @@ class Evaluator:
             raise DataError(f"{reference.name} holds {len(reference)} image; a reference needs at least 2")
         if heldout is not None:
             self._check_shape(heldout)
+            self._check_classes(heldout)
         self._weights = self._find_inception()
         self._backbone = self._find_lpips()
 
@@ -177,6 +178,12 @@ class Evaluator:
                 f"{images.name} is {w}×{h} with {c} channels, but {self.reference.name} is {width}×{height} with {channels}; "
                 "bring both to one size and mode"
             )
+
+    def _check_classes(self, images: ImageSet) -> None:
+        """Raises DataError for classes that the reference lacks, and warns of labels that are about something else."""
+        align_labels(images, self.reference)
+        if sentence := other_classes(images, self.reference):
+            self._warn(sentence)
 
     def _find_inception(self) -> tuple[Path, bool] | None:
         """The weights file and whether it is custom; None where it isn't needed, or is missing and was not asked for."""
@@ -301,10 +308,12 @@ class Evaluator:
     def evaluate(self, fake: ImageSet) -> Report:
         """Scores, floors and verdict of generated images; the same on every rank.
 
-        Raises DataError where they differ in shape from the reference, or are too few for a metric that was named.
+        Raises DataError where they differ in shape from the reference, have classes that it lacks, or are too few for a
+        metric that was named.
         """
         self._check_shape(fake)
         subset_size = self._check_counts(len(fake))
+        self._check_classes(fake)
         self._check_possible(fake)
         self.prepare()
         wanted = self._wanted if self._explicit else self._enough(fake)
@@ -371,6 +380,7 @@ class Evaluator:
             class_names=self.reference.class_names,
         )
         subset_size = self._check_counts(count)
+        self._check_classes(fake)
         self._check_possible(fake)
         wanted = self._wanted if self._explicit else self._enough(fake)
         return self._finish(fake, features, wanted, subset_size, fake.fingerprint(), Harvest())
@@ -558,14 +568,61 @@ def _never(indices: np.ndarray) -> np.ndarray:
 def align_labels(images: ImageSet, reference: ImageSet) -> np.ndarray | None:
     """The labels of `images` in the reference's numbering: by class names where both have them, else as they are.
 
-    None where there are none; -1 for a class that the reference does not know.
+    Folders named by numbers match the numbers of a reference that has no names. None where there are no labels, or where the
+    names of both have nothing in common, and so are about something else (`other_classes`). Raises DataError where some of
+    the classes are the reference's and some are not.
     """
     if images.labels is None or reference.labels is None:
         return None
-    if images.class_names is None or reference.class_names is None or images.class_names == reference.class_names:
+    mine, names = _names(images, reference)
+    present = np.unique(images.labels)
+    if mine is not None and len(present) and present[-1] >= len(mine):
+        raise DataError(f"{images.name} has label {present[-1]} but {len(mine)} class names; give each class its name")
+    remedy = f"give both the same classes, or {images.name} without labels (in one folder, say)"
+    if mine is None or names is None or mine == names:
+        count = max(len(names or ()), int(reference.labels.max()) + 1)
+        beyond = present[present >= count]
+        if len(beyond):
+            raise DataError(
+                f"{images.name} has labels that {reference.name} lacks ({_some(beyond)}), whose classes are 0 to {count - 1}; "
+                f"{remedy}"
+            )
         return images.labels
-    number = {name: i for i, name in enumerate(reference.class_names)}
-    if not set(images.class_names) & set(number):
-        return images.labels
-    translate = np.array([number.get(name, -1) for name in images.class_names], dtype=np.int64)
+    if other_classes(images, reference):
+        return None
+    number = {name: i for i, name in enumerate(names)}
+    unknown = [mine[label] for label in present if mine[label] not in number]
+    if unknown:
+        raise DataError(f"{images.name} has classes that {reference.name} lacks ({_some(unknown)}); {remedy}")
+    translate = np.array([number.get(name, -1) for name in mine], dtype=np.int64)
     return translate[images.labels]
+
+
+def other_classes(images: ImageSet, reference: ImageSet) -> str:
+    """The sentence where both sets have named classes and share none of them; else empty."""
+    if images.labels is None or reference.labels is None:
+        return ""
+    mine, names = _names(images, reference)
+    if mine is None or names is None:
+        return ""
+    present = [mine[label] for label in np.unique(images.labels) if label < len(mine)]
+    if not present or set(present) & set(names):
+        return ""
+    return (
+        f"{images.name} and {reference.name} have no class in common ({_some(present)}; {_some(names)}), so the labels of "
+        f"{images.name} are left aside; name its classes as the reference's are"
+    )
+
+
+def _names(images: ImageSet, reference: ImageSet) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """The class names of both, to be compared; numbers for a reference without names where the others' names are numbers."""
+    mine, names = images.class_names, reference.class_names
+    if mine is not None and names is None and all(name.isdecimal() for name in mine):
+        assert reference.labels is not None
+        # A folder that lacks class 4 numbers the rest anew, and only its name says which one class 5 is.
+        return tuple(str(int(name)) for name in mine), tuple(map(str, range(int(reference.labels.max()) + 1)))
+    return mine, names
+
+
+def _some(names: Sequence[Any] | np.ndarray) -> str:
+    return ", ".join(map(str, names[:5])) + (", …" if len(names) > 5 else "")

@@ -88,10 +88,13 @@ class Features:
         return self._balls[count]
 
     def subset(self, count: int) -> Features:
-        """`count` of the images, drawn without replacement by a fixed seed: a split sorted by class must not matter."""
+        """`count` of the images, drawn without replacement by a fixed seed: a split sorted by class must not matter.
+
+        Where only a sample is kept they are drawn from it, and are as many as it holds at most.
+        """
         if count >= len(self):
             return self
-        chosen = np.random.default_rng(SUBSET_SEED).permutation(len(self))[:count]
+        chosen = np.random.default_rng(SUBSET_SEED).permutation(len(self.values))[:count]
         return Features(self.values[np.sort(chosen)], self.extractor)
 
     def where(self, mask: np.ndarray) -> Features:

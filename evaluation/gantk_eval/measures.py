@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gantk_eval.extrapolation import PER_DIMENSION, extrapolated_frechet_distance, why_not_extrapolated
 from gantk_eval.features import Features
 from gantk_eval.frechet import frechet_distance
@@ -16,6 +18,7 @@ from gantk_eval.standard_errors import (
     inception_score_standard_error,
     kernel_distance_standard_error,
 )
+from gantk_eval.statistics import Statistics
 from gantk_eval.vendi import vendi_score
 
 __all__ = ["Measured", "fewest_images", "measure", "neighbour_count"]
@@ -135,9 +138,17 @@ _MEASURES = {
 }
 
 
+def _is_one_point(statistics: Statistics) -> bool:
+    """Whether all features are equal, but for rounding."""
+    scale = float(np.square(statistics.mean).sum())
+    return float(np.trace(statistics.covariance)) <= float(np.finfo(np.float32).eps) ** 2 * scale
+
+
 def _warning(kind: str, fake: Features, real: Features, subset_size: int, value: float) -> str | None:
     """The sentence where there are too few images for the metric to mean much, with the number that would do."""
     count, dims = fake.values.shape
+    if kind == "fd" and _is_one_point(real.statistics):
+        return "the features of all real images are equal, so it is the mean squared distance to one point; check the images"
     if kind == "fd" and min(count, len(real)) < PER_DIMENSION * dims:
         which, number = ("generated", count) if count <= len(real) else ("real", len(real))
         what = "the covariance has no full rank" if number <= dims else "its bias is large and not a line in 1/N"

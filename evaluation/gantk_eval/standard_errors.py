@@ -46,7 +46,7 @@ def frechet_standard_error(
     """
     rows = spread_rows(len(features), MOST_ROWS)
     values, vectors = np.linalg.eigh(reference_factor.T @ statistics.covariance @ reference_factor)
-    keep = values > 1e-12 * max(float(values[-1]), 0.0)
+    keep = values > 1e-12 * values.max(initial=0.0)
     half = (reference_factor @ vectors[:, keep]) * values[keep] ** -0.25
     shift = 2.0 * (statistics.mean - reference.mean)
     influence = np.empty(len(rows))

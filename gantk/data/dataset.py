@@ -128,6 +128,8 @@ def open_dataset(
     train_rows = train_rows[: config.limit]
     train_labels = None if train.labels is None else train.labels[train_rows]
     num_classes = _count_classes(train)
+    # Of a few images kept some classes may be absent, and samples are asked for all of them: names say how many there are.
+    names = train.class_names or (None if num_classes is None else tuple(map(str, range(num_classes))))
     storage = _choose(config.storage, train, len(train_rows), device)
     train_store = Store(
         train.pixels,
@@ -135,7 +137,7 @@ def open_dataset(
         name=train_source.description,
         storage=storage,
         labels=train_labels,
-        class_names=train.class_names,
+        class_names=names,
         device=device,
     )
     heldout_store = Store(
@@ -145,7 +147,7 @@ def open_dataset(
         # Seen now and then, and then mostly through `read`: not worth room on the device.
         storage=_heldout_storage(storage, heldout),
         labels=heldout_labels,
-        class_names=train.class_names if heldout_labels is not None else None,
+        class_names=names if heldout_labels is not None else None,
         device=device,
     )
     classes = f", {num_classes} classes" if num_classes else ""

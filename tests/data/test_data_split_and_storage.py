@@ -67,6 +67,20 @@ def test_limit_is_for_training_images(labelled: Path) -> None:
     assert some.sha256 != whole.sha256
 
 
+def test_samples_of_a_class_that_the_limit_left_out_are_no_foreign_ones(labelled: Path) -> None:
+    """Networks make all classes of the data, whichever the few training images are of."""
+    from gantk_eval.evaluator import align_labels
+
+    few = open_dataset(config("parquet", labelled, heldout_fraction=0.2, limit=2))
+    assert few.train.labels is not None
+    assert few.train.labels.max() < 3
+    samples = ArrayImages(pictures(8), np.arange(8) % 4)
+    for images in (samples, few.heldout):
+        assert (align_labels(images, few.train) == images.labels).all()
+    with pytest.raises(DataError, match=r"lacks \(4\), whose classes are 0 to 3"):
+        align_labels(ArrayImages(pictures(5), np.arange(5)), few.train)
+
+
 def test_every_storage_gives_the_same_bits(labelled: Path) -> None:
     positions = range(0, 300, 3)
     expected = None

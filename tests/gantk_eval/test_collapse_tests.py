@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,15 @@ from gantk_eval.collapse.picture import draw
 from gantk_eval.collapse.spread import AXES, class_spread, mode_traces, within_mode
 from gantk_eval.collapse.vendi import vendi, vendi_axes
 from gantk_eval.collapse.verdict import ClassEvidence, Evidence, examine, judge, knowledge_of, ordered
+from gantk_eval.collapse_verdict import CollapseTest
+from gantk_eval.features import Features
+from gantk_eval.images import ArrayImages
 
 CLASSES, DIMS = 5, 24
 CENTERS = np.random.default_rng(3).standard_normal((CLASSES, DIMS)) * 0.55
 """So near to each other that the best classifier there is errs on one image in six."""
+UNUSED: Any = None
+"""The extractor of features that are at hand."""
 
 
 def images(count: int, seed: int, shares: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -379,6 +385,59 @@ def test_deep_features_take_the_place_of_classes() -> None:
     assert found["verdict"] == "ok", found
     pixels_only = judge(Evidence(fake[:, :3], real[:, :3], reference[:, :3]))
     assert pixels_only["verdict"] == "inconclusive"
+
+
+def of_a_lost_mode() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Deep features (generated, held-out, reference) with clear modes, of which the generated images lack the second, and
+    the reference's modes."""
+    (fake, made), (real, truth), (reference, labels) = (
+        images(2000, 7, shares_of(1, 0.0)),
+        images(2002, 8),
+        images(4000, 9),
+    )
+    deep = (fake + CENTERS[made], real + CENTERS[truth], reference + CENTERS[labels])
+    return deep, labels
+
+
+def test_deep_features_see_a_mode_that_is_dropped() -> None:
+    deep, labels = of_a_lost_mode()
+    looks = tuple(np.random.default_rng(n).standard_normal((len(x), 3)) for n, x in enumerate(deep))
+    given = Evidence(*looks, None, "", deep)
+    known = knowledge_of(given)
+    found = examine(given, permutations=1999, known=known)
+    assert found.verdict in ("suspect", "collapsed"), found
+    assert found.kinds[0] == "lost mode", found.kinds
+    assert "regions of real data are missing: 0 of an expected" in found.reasons[0]
+    gone = [entry for entry in found.missing if entry["seen"] == 0]
+    assert 0 < sum(entry["expected"] for entry in gone) < 440, "a fifth of 2,000, and no more"
+    shown = [labels[rows] for entry, rows in exhibit(given, found, known).missing if entry["seen"] == 0]
+    assert np.concatenate(shown).tolist() == [1] * sum(map(len, shown)), "pictures of what was left out"
+    by_looks = examine(Evidence(*looks, None, ""), permutations=1999)
+    assert by_looks.verdict == "ok", by_looks
+
+
+@pytest.mark.parametrize("there", [("inception", "clip"), ("dinov2", "clip"), ("clip",)])
+def test_the_first_deep_extractor_that_has_all_images_is_taken(there: tuple[str, ...]) -> None:
+    """It alone sees the lost mode; behind it stand features that know nothing, before it those of a sample."""
+    deep, _ = of_a_lost_mode()
+    generator = np.random.default_rng(0)
+    sets: list[dict[str, Features]] = []
+    for values in deep:
+        noise = generator.standard_normal((len(values), 3))
+        features = {"pixel_pca": noise} | dict.fromkeys(there, generator.standard_normal((len(values), 4)))
+        features[there[0]] = values
+        sets.append({name: Features(array, UNUSED) for name, array in features.items()})
+    if there == ("clip",):  # of the reference's Inception features only a sample is kept
+        for role, features in enumerate(sets):
+            values = features["clip"].values
+            whole = Features(values, UNUSED)
+            sample = Features(values[:100], UNUSED, total=whole.statistics)
+            features["inception"] = sample if role == 2 else whole
+    pixels = ArrayImages(np.zeros((4000, 4, 4), np.uint8))
+    test = CollapseTest(pixels, sets[2], sets[1], None, seed=0, permutations=1999)
+    found, _ = test.judge(ArrayImages(np.zeros((2000, 4, 4), np.uint8)), sets[0], None)
+    assert found["verdict"] in ("suspect", "collapsed"), found
+    assert "regions of real data are missing" in found["reasons"][0]
 
 
 # -- what a user sees ---------------------------------------------------------------------------------------------------

@@ -187,3 +187,30 @@ def test_generic_names_take_the_best_features_at_hand() -> None:
     assert "1,000 would do" in report.metrics["coverage_pixel_pca"]["warning"]
     assert "too few images for coverage_pixel_pca" in report.table()
     assert report.metrics["coverage_pixel_pca"]["none_because"]["floor"] == "no held-out images were given"
+
+
+@pytest.mark.parametrize("grey", [0, 77])
+@pytest.mark.parametrize("heldout", [False, True])
+def test_a_reference_of_equal_images_is_one_point(grey: int, heldout: bool) -> None:
+    """All black, say: the distance and its error are those of the squared distances to it, and a sentence says so."""
+    reference = ArrayImages(np.full((120, 8, 8), grey, dtype=np.uint8))
+    pixels = np.random.default_rng(0).integers(0, 256, (130, 8, 8), dtype=np.uint8)
+    held = reference if heldout else None
+    report = evaluate(ArrayImages(pixels), reference, held, metrics=["fd_pixel_pca"], permutations=199)
+    entry = report.metrics["fd_pixel_pca"]
+    squares = np.square((pixels.reshape(130, 64).astype(np.float64) - grey) / 255.0).sum(axis=1)
+    assert entry["value"] == pytest.approx(squares.mean(), rel=0.01)
+    assert entry["standard_error"] == pytest.approx(squares.std(ddof=1) / np.sqrt(130), rel=0.05)
+    assert "all real images are equal" in entry["warning"]
+    assert report.verdict != "ok"
+
+
+def test_one_image_that_differs_makes_no_point() -> None:
+    real = np.zeros((300, 8, 8), dtype=np.uint8)
+    real[7, 2, 2] = 1
+    entry = evaluate(ArrayImages(real[::-1].copy()), ArrayImages(real), metrics=["fd_pixel_pca"]).metrics[
+        "fd_pixel_pca"
+    ]
+    assert entry["value"] == pytest.approx(0.0, abs=1e-9)
+    assert entry["standard_error"] >= 0
+    assert "are equal" not in (entry["warning"] or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -270,6 +271,58 @@ def test_labels_are_matched_by_class_name() -> None:
         assert aligned is not None
         assert aligned.tolist() == expected
     assert align_labels(ArrayImages(pixels), reference) is None
+
+
+ANIMALS = (("cat", "dog", "owl"), [0, 1, 2])
+NUMBERED = (None, [0, 1, 2])
+
+
+@pytest.mark.parametrize("role", ["generated", "heldout"])
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        ((("dog", "emu", "gnu"), [0, 1, 2]), ANIMALS, r"has classes that .* lacks \(emu, gnu\); give both"),
+        ((("dog", "emu"), [0, 0, 0]), ANIMALS, [1, 1, 1]),  # a name that no image bears
+        ((None, [1, 3, 4]), ANIMALS, r"has labels that .* lacks \(3, 4\), whose classes are 0 to 2; give both"),
+        ((None, [1, 3, 4]), NUMBERED, r"has labels that .* lacks \(3, 4\), whose classes are 0 to 2; give both"),
+        ((("0", "2"), [0, 1, 1]), NUMBERED, [0, 2, 2]),  # folders, of which number 1 is not there
+        ((("2", "7"), [0, 1, 1]), NUMBERED, r"has classes that .* lacks \(7\); give both"),
+        ((("cat",), [0, 1, 1]), ANIMALS, "has label 1 but 1 class names"),
+        ((("car", "bus"), [0, 1, 1]), ANIMALS, r"no class in common \(car, bus; cat, dog, owl\), so the labels"),
+    ],
+)
+def test_classes_that_the_reference_lacks(
+    role: str, mine: Any, theirs: Any, expected: str | list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gantk_eval.evaluator import align_labels
+
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    (names, labels), (their_names, their_labels) = mine, theirs
+    images = ArrayImages(pixels, labels * 20, class_names=names, name="the others")
+    reference = ArrayImages(pixels, their_labels * 20, class_names=their_names, name="the reference")
+    generated, heldout = (images, None) if role == "generated" else (ArrayImages(pixels), images)
+
+    def run() -> Report:
+        return Evaluator(reference, heldout, metrics=["fd_pixel_pca"], collapse=False).evaluate(generated)
+
+    if isinstance(expected, list):
+        aligned = align_labels(images, reference)
+        assert aligned is not None
+        assert aligned.tolist() == expected * 20
+        run()
+        assert capsys.readouterr().err == ""
+    elif "no class in common" not in expected:
+        with pytest.raises(DataError, match=f"the others {expected}"):
+            run()
+    else:
+        assert align_labels(images, reference) is None
+        run()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(expected, line)
+        needs = Evaluator(reference, heldout, metrics=["fd_pixel_pca_per_class"], collapse=False)
+        if role == "generated":
+            with pytest.raises(DataError, match="needs labels for the generated"):
+                needs.evaluate(generated)
 
 
 def test_importing_the_package_is_light_and_never_reaches_gantk() -> None:

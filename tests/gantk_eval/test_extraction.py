@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gantk_eval import ArrayImages, DataError, Evaluator, GeneratedImages, evaluate, extraction, open_images
 from gantk_eval.extraction import Extraction
+from gantk_eval.features import Features
 from gantk_eval.images import ImageSet
 from gantk_eval.statistics import Statistics
 from PIL import Image
@@ -139,6 +140,34 @@ def test_the_fid_of_streamed_features_is_that_of_kept_ones(monkeypatch: pytest.M
     assert (streamed["n_fake"], streamed["n_real"]) == (300, 400)
     assert streamed["standard_error"] == pytest.approx(kept["standard_error"], rel=0.3)
     assert streamed["extrapolated"] == pytest.approx(kept["extrapolated"], rel=0.1)
+
+
+def test_a_set_whose_features_are_streamed_is_still_judged(
+    inception_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of Inception's rows does not stand beside all of the pixels'."""
+    reference, heldout = ArrayImages(pictures(34)), ArrayImages(pictures(30, seed=1))
+    options = {"metrics": ["fid"], "inception_weights": inception_weights, "permutations": 199}
+    monkeypatch.setattr(extraction, "KEEP_BYTES", 1000)
+    monkeypatch.setattr(extraction, "SAMPLE_IMAGES", 22)
+    evaluator = Evaluator(reference, heldout, **options)  # type: ignore[arg-type]
+    report = evaluator.evaluate(ArrayImages(pictures(24, seed=2)))
+    (score,) = report.metrics.values()
+    assert (score["n_fake"], score["n_real"], score["floor_n"]) == (24, 34, 22)
+    assert report.verdict == "inconclusive"
+    (why,) = [reason for reason in report.collapse["reasons"] if "lost modes cannot be judged" in reason]
+    assert "only a sample of the features of inception is kept" in why
+    assert report.picture is not None
+
+
+def test_a_subset_of_a_sample_is_drawn_from_the_sample() -> None:
+    values = np.arange(20.0)[:, None]
+    sample = Features(values, Moments(), total=Statistics(50, np.zeros(1), np.ones((1, 1))))
+    assert sample.subset(50) is sample
+    for count in (7, 20, 40):
+        drawn = sample.subset(count)
+        assert drawn.total is None
+        assert len(np.unique(drawn.values)) == len(drawn) == min(count, 20)
 
 
 def test_statistics_and_factor_are_remembered_and_a_damaged_file_is_made_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gantk_eval import ArrayImages, DataError, Evaluator, GeneratedImages, open_images
 from gantk_eval.extractors.inception import InceptionExtractor
 from gantk_eval.images import ImageSet
-from gantk_eval.verify import Row, Verification, exact_frechet, torch_fidelity_features, verify
+from gantk_eval.verify import Row, Verification, exact_frechet, frechet_scale, torch_fidelity_features, verify
 from PIL import Image
 
 
@@ -133,6 +133,60 @@ def test_a_cross_check_that_fails_says_so(inception_weights: Path, monkeypatch: 
     assert {row.name for row in outcome.rows if not row.agrees} >= {"fid", "kid"}
     assert outcome.to_dict()["agrees"] is False
     assert not Row("x", float("nan"), 1.0, None, 1e-6, 1.0, "").agrees
+
+
+@pytest.mark.parametrize("again", ["itself", "in another order"])
+def test_a_set_agrees_with_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, again: str) -> None:
+    """FID is 0 then but for the last digits of its traces, of which no share is to be had; a small network stands in."""
+    from gantk_eval import verify as module
+    from gantk_eval.statistics import Statistics
+
+    generator = np.random.default_rng(0)
+    mix, classes = generator.standard_normal((192, 64)) / 14, generator.standard_normal((64, 10))
+
+    class Small:
+        name = "small"
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def features(self, images: np.ndarray) -> np.ndarray:
+            return np.abs(images.reshape(len(images), -1) / 255.0 @ mix).astype(np.float32)
+
+        def logits(self, features: np.ndarray) -> np.ndarray:
+            return features.astype(np.float64) @ classes
+
+    def theirs(weights: Path, images: ImageSet, indices: np.ndarray, **_: object) -> tuple[np.ndarray, np.ndarray]:
+        pixels = images.read(indices)
+        noise = np.random.default_rng(int(pixels.sum())).standard_normal((len(pixels), 64))
+        features = (Small().features(pixels) * (1.0 + 1e-7 * noise)).astype(np.float32)
+        return features, Small().logits(features).astype(np.float32)
+
+    monkeypatch.setattr(module, "InceptionExtractor", Small)
+    monkeypatch.setattr(module, "torch_fidelity_features", theirs)
+    monkeypatch.setattr(module, "_torchmetrics_fid", lambda *_: 1e-5)
+    pixels = generator.integers(0, 256, (120, 8, 8, 3), dtype=np.uint8)
+    same = pixels if again == "itself" else pixels[generator.permutation(120)]
+    outcome = verify(ArrayImages(pixels), ArrayImages(same), tmp_path / "none")
+    assert outcome.agrees, outcome.table()
+    assert {"fid", "fid (torchmetrics)"} <= {row.name for row in outcome.rows}
+    assert all(np.isfinite(row.error) and row.error < 1e-7 for row in outcome.rows if row.name.startswith("fid"))
+
+    true = module.frechet_distance
+
+    def off_by_a_little(first: Statistics, second: Statistics) -> float:
+        return true(first, second) + 1e-11 * float(np.trace(first.covariance + second.covariance))
+
+    monkeypatch.setattr(module, "frechet_distance", off_by_a_little)
+    wrong = verify(ArrayImages(pixels), ArrayImages(same), tmp_path / "none")
+    assert {row.name for row in wrong.rows if not row.agrees} == {"fid", "fid (torchmetrics)"}
+
+
+def test_an_exact_zero_is_divided_by_nothing() -> None:
+    features = np.random.default_rng(0).standard_normal((30, 5))
+    assert frechet_scale(0.0, features, features) == pytest.approx(2e-6 * np.trace(np.cov(features.T)))
+    assert frechet_scale(-7.0, features, features) == 7.0
+    assert frechet_scale(0.0, features[[0, 0]], features[[0, 0]]) > 0
 
 
 @pytest.mark.slow
