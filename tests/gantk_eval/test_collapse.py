@@ -8,7 +8,7 @@ from gantk_eval.collapse.calibration import Relabellings, holm, permutation_p
 from gantk_eval.collapse.classes import class_histogram, corrected_shares
 from gantk_eval.collapse.duplicates import duplicate_distance, duplicates
 from gantk_eval.collapse.neighbours import nearest
-from gantk_eval.collapse.quality import realism
+from gantk_eval.collapse.quality import certain_share, realism
 from gantk_eval.collapse.verdict import ClassEvidence, Evidence, judge
 
 CLASSES, DIMS = 10, 16
@@ -154,6 +154,34 @@ def test_poor_quality_is_not_collapse() -> None:
     assert "quality" in result["reasons"][0]
     faint = 100 + 0.001 * generator.standard_normal((1000, DIMS))  # without contrast, but no two alike
     assert verdict((faint, np.zeros(1000, dtype=np.int64)))["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize(("sharpness", "expected"), [(1.0, "collapsed"), (0.1, "inconclusive")])
+def test_a_class_that_is_lost_among_unclear_samples_is_not_judged(sharpness: float, expected: str) -> None:
+    """Class 3 has no samples. Where the others are clearly of their classes, it is lost; else it may be one that cannot be
+    recognised yet."""
+    fake, real, reference = world(2000, 3, without(3)), world(1000, 1), world(3000, 2)
+    logits = [-np.square(x[:, None] - CENTERS).sum(axis=2) / 40 for x in (fake[0], real[0])]
+    classes = ClassEvidence(
+        fake[0], real[0], reference[0], logits[0].argmax(1), logits[1].argmax(1), confusion(0.98), tuple("abcdefghij"),
+        fake_logits=logits[0] * sharpness, heldout_logits=logits[1],
+    )  # fmt: skip
+    result = judge(Evidence(fake[0], real[0], reference[0], classes), seed=0)
+    assert result["verdict"] == expected, result["reasons"]
+    if expected == "collapsed":
+        assert result["reasons"][0].startswith("class d has 0 of an expected")
+    else:
+        assert "samples show their class as clearly as the middle one of real images" in result["reasons"][0]
+
+
+def test_real_images_are_as_clear_as_real_images_whatever_their_classes() -> None:
+    """Classes 0 to 4 are recognised more easily than the others; only others are there."""
+    generator = np.random.default_rng(0)
+    classes = [generator.integers(5, 10, 4000), generator.integers(0, 10, 4000)]
+    logits = [np.eye(10)[c] * np.abs(generator.normal(np.where(c < 5, 6.0, 2.0), 0.5))[:, None] for c in classes]
+    assert certain_share(logits[0], logits[1], *classes) == pytest.approx(0.5, abs=0.04)
+    assert certain_share(logits[0] * 0.5, logits[1], *classes) < 0.05
+    assert certain_share(logits[0], logits[1][:0], classes[0], classes[1][:0]) == 1.0
 
 
 def test_realism_of_real_images_is_its_definition() -> None:
