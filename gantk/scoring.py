@@ -15,7 +15,7 @@ from gantk_eval.extractors.inception import find_weights
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
 from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
 from gantk_eval.metrics import GENERIC, METRICS, find_metric
-from gantk_eval.reference import evaluate_against_statistics, holds_statistics, read_reference
+from gantk_eval.reference import evaluate_against_statistics, holds_images_too, holds_statistics, read_reference
 from gantk_eval.verify import Verification, verify
 
 from gantk import records
@@ -204,7 +204,15 @@ def evaluate_images(
     place, is_main = connect(device)
     fake, _ = open_image_set(images, skip_unreadable)
     notes = [f"scored {images} against {reference}", *remarks(fake)]
-    if holds_statistics(reference):
+    both = holds_images_too(reference)
+    named = options.get("metrics") or ()
+    wants_images = heldout is not None or not all(name == "fid" or name.startswith("fd_") for name in named)
+    if holds_statistics(reference) and not (both and wants_images):
+        if both:
+            notes.append(
+                f"{reference} holds statistics and images, and FID is of the statistics: name other `--metrics`, or `--heldout`, to "
+                "score against the images"
+            )
         if heldout is not None:
             raise ConfigError(f"`--heldout` needs the real images themselves, and {reference} holds statistics of them")
         statistics = read_reference(reference)

@@ -1,7 +1,8 @@
 """Reference statistics in files: the mean and covariance of a set's features, as pytorch-fid, clean-fid and ADM keep them.
 
 `.npz` with `mu` [d] and `sigma` [d, d], float64. What is written here also says how it was made (`gantk`: JSON; `count`),
-which those programs ignore. ADM's files hold `mu_s`, `sigma_s` (for sFID) and images besides; they are not read.
+which those programs ignore. ADM's files hold images besides, for what needs them, and `mu_s`, `sigma_s`, for sFID, which
+is not computed here: they are not read, and not written.
 """
 
 from __future__ import annotations
@@ -65,14 +66,23 @@ class ReferenceStatistics:
 
 def holds_statistics(path: str | Path) -> bool:
     """Whether a file is an .npz with `mu` and `sigma`."""
+    return {"mu.npy", "sigma.npy"} <= _arrays_in(path)
+
+
+def holds_images_too(path: str | Path) -> bool:
+    """Whether a file of statistics has images besides, as ADM's reference batches do."""
+    return holds_statistics(path) and bool({"images.npy", "arr_0.npy"} & _arrays_in(path))
+
+
+def _arrays_in(path: str | Path) -> set[str]:
     path = Path(path)
     if path.suffix.lower() != ".npz" or not path.is_file():
-        return False
+        return set()
     try:
         with zipfile.ZipFile(path) as archive:
-            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+            return set(archive.namelist())
     except (OSError, zipfile.BadZipFile):
-        return False
+        return set()
 
 
 def read_reference(path: str | Path) -> ReferenceStatistics:

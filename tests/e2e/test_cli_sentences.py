@@ -447,6 +447,18 @@ def test_a_picture_of_the_verdict_is_written(gantk, tmp_path: Path) -> None:  # 
         assert len(np.unique(np.asarray(picture.convert("L")))) > 2
 
 
+def test_images_beside_statistics_are_for_what_needs_them(tmp_path: Path, gantk) -> None:  # type: ignore[no-untyped-def]
+    """As ADM's reference batches have both."""
+    pixels = np.random.default_rng(0).integers(0, 256, (220, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "adm.npz", arr_0=pixels[:120], mu=np.zeros(2048), sigma=np.eye(2048))
+    np.savez(tmp_path / "fake.npz", images=pixels[120:])
+    command = ("eval", "--images", tmp_path / "fake.npz", "--reference", tmp_path / "adm.npz", "--json")
+    result = gantk(*command, "--metrics", "kd_pixel_pca", "--kid-subset-size", 50)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["protocol"]["n_real"] == 120
+    refused(gantk(*command, "--metrics", "fid"), 3, "weights-inception-2015-12-05-6726825d.pth")
+
+
 def test_missing_weights_are_named_with_where_to_put_them(
     run: Path, gantk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
