@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Have what is freed kept for the next step: nothing is mapped by itself, and the heap's end is not given back below 2 GiB.
 
     glibc returns the activations of a training step to the operating system as they are freed, and asks for the same
-    megabytes again in the next step: thousands of page faults, up to a sixth of a step's time on a CPU (`python -m
+    megabytes again in the next step: thousands of page faults, a tenth of a step's time on a CPU (`python -m
     benchmarks.allocator`). What was freed once is kept for good, but for `release_freed_memory`. Does nothing, and returns
     False, elsewhere than on glibc, and where the user chose otherwise by an environment variable of glibc's.
     """

@@ -12,7 +12,8 @@ from gantk_eval.errors import DataError, UserError, WeightsError
 from gantk_eval.paths import cache_folder
 
 if TYPE_CHECKING:
-    from gantk_eval.evaluator import Evaluator, evaluate
+    from gantk_eval.api import evaluate
+    from gantk_eval.evaluator import Evaluator
     from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet, decode, open_images
     from gantk_eval.report import Report
     from gantk_eval.sources import as_images
@@ -42,7 +43,7 @@ _WHERE = {
     "decode": "images",
     "open_images": "images",
     "Evaluator": "evaluator",
-    "evaluate": "evaluator",
+    "evaluate": "api",
     "Report": "report",
     "StreamingEvaluator": "streaming",
     "as_images": "sources",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from gantk_eval.features import Features
 from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet
 from gantk_eval.inception_score import SPLITS
 from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
+from gantk_eval.labels import align_labels, other_classes
 from gantk_eval.lpips import LPIPS, find_backbone
 from gantk_eval.lpips import missing as missing_lpips
 from gantk_eval.measures import fewest_images, neighbour_count
@@ -36,48 +37,11 @@ from gantk_eval.pairs import scales_for
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report, left_out
 from gantk_eval.scores import Scorer
-from gantk_eval.sources import as_images
 
-if TYPE_CHECKING:
-    from gantk_eval.sources import Source
-
-__all__ = ["Evaluator", "evaluate"]
+__all__ = ["Evaluator"]
 
 CHEAP_DIMENSIONS = 256
 """Up to so many, a Fréchet distance for each class costs next to nothing and is worked out without being asked for."""
-
-
-def evaluate(
-    fake: Source,
-    real: Source,
-    heldout: Source | None = None,
-    *,
-    metrics: Sequence[str] | None = None,
-    samples: int | None = None,
-    value_range: tuple[float, float] | None = None,
-    **options: Any,
-) -> Report:
-    """Compares generated images with real ones.
-
-        evaluate("samples/", "train/", "test/").table()
-        evaluate(tensor, (images, labels), metrics=["kid", "coverage"], value_range=(-1, 1))
-        evaluate(lambda index: my_samples(index), dataset, heldout_dataset, samples=10_000)
-
-    `fake`, `real` (the reference), `heldout` (real images that no one trained on, for floors and verdicts): a path; an array
-    uint8 [N, H, W, C] or [N, H, W]; a tensor uint8 [N, C, H, W]; (images, labels); a PyTorch or Hugging Face dataset; a function
-    of global indices int64 [n] that returns uint8 [n, H, W, C], with `samples` of them; see `as_images`. `value_range`: of
-    float images, (-1, 1) or (0, 1). `metrics`: names out of `METRICS` or `GENERIC`; None takes all that cost little. `options`:
-    the `Evaluator`'s. To score several models against one reference, keep an `Evaluator`.
-    Raises UserError for an unknown metric, WeightsError for missing weights, DataError for images that do not fit.
-    """
-    sets = [
-        None if source is None else as_images(source, samples=samples, value_range=value_range, name=name)
-        for source, name in ((fake, "the generated images"), (real, "the reference"), (heldout, "the held-out images"))
-    ]
-    images, reference, others = sets
-    assert images is not None
-    assert reference is not None
-    return Evaluator(reference, others, metrics=metrics, **options).evaluate(images)
 
 
 class Evaluator:
@@ -563,66 +527,3 @@ def _identity(images: ImageSet) -> str | None:
 
 def _never(indices: np.ndarray) -> np.ndarray:
     raise RuntimeError("images that came in batches are not kept")
-
-
-def align_labels(images: ImageSet, reference: ImageSet) -> np.ndarray | None:
-    """The labels of `images` in the reference's numbering: by class names where both have them, else as they are.
-
-    Folders named by numbers match the numbers of a reference that has no names. None where there are no labels, or where the
-    names of both have nothing in common, and so are about something else (`other_classes`). Raises DataError where some of
-    the classes are the reference's and some are not.
-    """
-    if images.labels is None or reference.labels is None:
-        return None
-    mine, names = _names(images, reference)
-    present = np.unique(images.labels)
-    if mine is not None and len(present) and present[-1] >= len(mine):
-        raise DataError(f"{images.name} has label {present[-1]} but {len(mine)} class names; give each class its name")
-    remedy = f"give both the same classes, or {images.name} without labels (in one folder, say)"
-    if mine is None or names is None or mine == names:
-        count = max(len(names or ()), int(reference.labels.max()) + 1)
-        beyond = present[present >= count]
-        if len(beyond):
-            raise DataError(
-                f"{images.name} has labels that {reference.name} lacks ({_some(beyond)}), whose classes are 0 to {count - 1}; "
-                f"{remedy}"
-            )
-        return images.labels
-    if other_classes(images, reference):
-        return None
-    number = {name: i for i, name in enumerate(names)}
-    unknown = [mine[label] for label in present if mine[label] not in number]
-    if unknown:
-        raise DataError(f"{images.name} has classes that {reference.name} lacks ({_some(unknown)}); {remedy}")
-    translate = np.array([number.get(name, -1) for name in mine], dtype=np.int64)
-    return translate[images.labels]
-
-
-def other_classes(images: ImageSet, reference: ImageSet) -> str:
-    """The sentence where both sets have named classes and share none of them; else empty."""
-    if images.labels is None or reference.labels is None:
-        return ""
-    mine, names = _names(images, reference)
-    if mine is None or names is None:
-        return ""
-    present = [mine[label] for label in np.unique(images.labels) if label < len(mine)]
-    if not present or set(present) & set(names):
-        return ""
-    return (
-        f"{images.name} and {reference.name} have no class in common ({_some(present)}; {_some(names)}), so the labels of "
-        f"{images.name} are left aside; name its classes as the reference's are"
-    )
-
-
-def _names(images: ImageSet, reference: ImageSet) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """The class names of both, to be compared; numbers for a reference without names where the others' names are numbers."""
-    mine, names = images.class_names, reference.class_names
-    if mine is not None and names is None and all(name.isdecimal() for name in mine):
-        assert reference.labels is not None
-        # A folder that lacks class 4 numbers the rest anew, and only its name says which one class 5 is.
-        return tuple(str(int(name)) for name in mine), tuple(map(str, range(int(reference.labels.max()) + 1)))
-    return mine, names
-
-
-def _some(names: Sequence[Any] | np.ndarray) -> str:
-    return ", ".join(map(str, names[:5])) + (", …" if len(names) > 5 else "")

@@ -69,7 +69,7 @@ def test_limit_is_for_training_images(labelled: Path) -> None:
 
 def test_samples_of_a_class_that_the_limit_left_out_are_no_foreign_ones(labelled: Path) -> None:
     """Networks make all classes of the data, whichever the few training images are of."""
-    from gantk_eval.evaluator import align_labels
+    from gantk_eval.labels import align_labels
 
     few = open_dataset(config("parquet", labelled, heldout_fraction=0.2, limit=2))
     assert few.train.labels is not None

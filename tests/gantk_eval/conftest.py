@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gantk_eval.extractors.inception import InceptionExtractor
 from gantk_eval.images import ArrayImages
+
+JOIN = """
+import sys, time
+import torch.distributed as dist
+rank, world = int(sys.argv[1]), int(sys.argv[2])
+if world > 1:
+    dist.init_process_group("gloo", init_method=sys.argv[3], world_size=world, rank=rank)
+"""
+LEAVE = """
+if world > 1:
+    dist.destroy_process_group()
+    time.sleep(0.5)  # gloo's threads need the interpreter to let go of the last tensors: 2 of 25 ended in SIGABRT without
+"""
+
+
+@pytest.fixture
+def in_processes(tmp_path: Path) -> Callable[..., list[tuple[int, str, str]]]:
+    """`in_processes(code, world, cache)`: exit code, output and errors of each process; the code knows `rank` and `world`."""
+
+    def run(code: str, world: int, cache: Path = tmp_path) -> list[tuple[int, str, str]]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+        environment = {**os.environ, "GANTK_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", JOIN + code + LEAVE, str(rank), str(world), address],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        try:
+            outputs = [process.communicate(timeout=240) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -14,18 +15,15 @@ import numpy as np
 import pytest
 from gantk_eval import distributed
 
+Processes = Callable[..., list[tuple[int, str, str]]]
 WORKER = """
-import json, sys, time
+import json
 import numpy as np
-import torch.distributed as dist
 from gantk_eval import ArrayImages, DataError, Evaluator, distributed
 from gantk_eval.extractors import classifier
 from gantk_eval.statistics import RunningStatistics
 
 classifier.STEPS = {1: 40, 3: 40}
-if int(sys.argv[2]) > 1:
-    dist.init_process_group("gloo", init_method=sys.argv[3], world_size=int(sys.argv[2]),
-    rank=int(sys.argv[1]))
 generator = np.random.default_rng(0)
 labels = generator.integers(0, 3, 600)
 pixels = (labels[:, None, None] * 80 + generator.integers(0, 60, (600, 8, 8))).astype(np.uint8)
@@ -52,34 +50,7 @@ protocol = report.to_dict()["protocol"]
 protocol.pop("software")
 print(json.dumps({"report": {**report.to_dict(), "protocol": protocol}, "raised": raised, "cov":
 covariance.tolist()}))
-if int(sys.argv[2]) > 1:
-    dist.destroy_process_group()
-    time.sleep(0.5)  # gloo's threads need the interpreter to let go of the last tensors: 2 of 25 ended in SIGABRT without
 """
-
-
-def run(world: int, folder: Path) -> list[dict]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    environment = {**os.environ, "GANTK_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(world), address],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), outputs
-    return [json.loads(out.strip().splitlines()[-1]) for out, _ in outputs]
 
 
 def close(first: object, second: object, path: str = "") -> None:
@@ -94,9 +65,14 @@ def close(first: object, second: object, path: str = "") -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_report_of_one(tmp_path: Path) -> None:
-    (alone,) = run(1, tmp_path / "one")
-    pair = run(2, tmp_path / "two")
+def test_two_processes_give_the_report_of_one(tmp_path: Path, in_processes: Processes) -> None:
+    def run(world: int) -> list[dict]:
+        ended = in_processes(WORKER, world, tmp_path / str(world))
+        assert all(code == 0 for code, _, _ in ended), ended
+        return [json.loads(out.strip().splitlines()[-1]) for _, out, _ in ended]
+
+    (alone,) = run(1)
+    pair = run(2)
     for result in pair:
         close(alone["report"], result["report"])
         assert np.allclose(result["cov"], alone["cov"], rtol=1e-12)

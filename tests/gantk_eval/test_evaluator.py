@@ -261,7 +261,7 @@ def test_a_few_images_get_the_metrics_that_they_allow(
 
 
 def test_labels_are_matched_by_class_name() -> None:
-    from gantk_eval.evaluator import align_labels
+    from gantk_eval.labels import align_labels
 
     pixels = np.zeros((3, 4, 4), np.uint8)
     reference = ArrayImages(pixels, [0, 1, 2], class_names=["cat", "dog", "owl"])
@@ -294,7 +294,7 @@ NUMBERED = (None, [0, 1, 2])
 def test_classes_that_the_reference_lacks(
     role: str, mine: Any, theirs: Any, expected: str | list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gantk_eval.evaluator import align_labels
+    from gantk_eval.labels import align_labels
 
     pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     (names, labels), (their_names, their_labels) = mine, theirs

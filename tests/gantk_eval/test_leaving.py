@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 WORKER = """
-import sys, time
 import numpy as np
-import torch.distributed as dist
 from gantk_eval import ArrayImages, Evaluator, distributed
 from gantk_eval.extractors import classifier
 
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method=sys.argv[2], world_size=2, rank=rank)
 generator = np.random.default_rng(0)
 labels = generator.integers(0, 3, 400)
 pixels = (labels[:, None, None] * 80 + generator.integers(0, 60, (400, 8, 8))).astype(np.uint8)
@@ -54,27 +46,8 @@ print(distributed.any_rank(False))
 """
 
 
-def test_all_ranks_leave_together(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    environment = {**os.environ, "GANTK_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), address],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=100) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for out, err in outputs:
+def test_all_ranks_leave_together(in_processes: Callable[..., list[tuple[int, str, str]]]) -> None:
+    for _, out, err in in_processes(WORKER, 2):
         lines = out.splitlines()
         assert len(lines) == 5, err
         assert [line.rsplit(" ", 1)[0] for line in lines[:4]] == [

@@ -313,20 +313,26 @@ def test_the_rates_of_single_optimisers_are_lowered(tiny: Path) -> None:
         load_config(tiny, ["collapse.learning_rate_factor=2"])
 
 
+# The runs that the documents show
+
+
+def mnist(folder: Path) -> tuple[str, ...]:
+    train, heldout = folder / "mnist_train.parquet", folder / "mnist_test.parquet"
+    return ("data.source=parquet", f"data.path={train}", f"data.heldout_path={heldout}")
+
+
+def shown(root: Path, config: str, *overrides: str) -> tuple[Any, list[dict[str, Any]]]:
+    """A run of a config of ours, and its evaluations in their order."""
+    quiet = ("tracking.wandb=disabled", "tracking.progress=false")
+    run = gantk.train(root / "configs" / f"{config}.yaml", *overrides, *quiet)
+    return run, [read_json(path) for path in sorted((run.folder / "eval").glob("*.json"))]
+
+
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_the_demonstration_is_collapsed_from_its_first_evaluation(real_data: Path, project_root: Path) -> None:
     """Its grids are two or three images drawn again and again, in docs/images/collapse_demo.png."""
-    run = gantk.train(
-        project_root / "configs" / "collapse_demo.yaml",
-        "data.source=parquet",
-        f"data.path={real_data / 'mnist_train.parquet'}",
-        f"data.heldout_path={real_data / 'mnist_test.parquet'}",
-        "train.kimg=24",
-        "tracking.wandb=disabled",
-        "tracking.progress=false",
-    )
-    reports = [read_json(path) for path in sorted((run.folder / "eval").glob("*.json"))]
+    _, reports = shown(project_root, "collapse_demo", *mnist(real_data), "train.kimg=24")
     assert [report["collapse"]["verdict"] for report in reports] == ["collapsed"] * len(reports)
     assert len(reports) >= 3
     assert "near-duplicates" in reports[0]["collapse"]["reasons"][0]
@@ -335,11 +341,8 @@ def test_the_demonstration_is_collapsed_from_its_first_evaluation(real_data: Pat
 @pytest.mark.slow
 def test_the_quickstart_is_not_collapsed(project_root: Path) -> None:
     """A part of it: its samples are digits of all classes in the end (docs/images/quickstart.png)."""
-    run = gantk.train(
-        project_root / "configs" / "quickstart.yaml", "train.kimg=120", "evaluate.every_kimg=40",
-        "tracking.wandb=disabled", "tracking.progress=false",
-    )  # fmt: skip
-    verdicts = [read_json(path)["collapse"]["verdict"] for path in sorted((run.folder / "eval").glob("*.json"))]
+    _, reports = shown(project_root, "quickstart", "train.kimg=120", "evaluate.every_kimg=40")
+    verdicts = [report["collapse"]["verdict"] for report in reports]
     assert len(verdicts) >= 3
     assert "collapsed" not in verdicts
     assert verdicts[-1] in ("ok", "inconclusive")
@@ -349,16 +352,7 @@ def test_the_quickstart_is_not_collapsed(project_root: Path) -> None:
 @pytest.mark.realdata
 def test_a_run_that_collapses_is_rescued(real_data: Path, project_root: Path) -> None:
     """`configs/collapse_recovery.yaml`, as docs/collapse.md shows it."""
-    run = gantk.train(
-        project_root / "configs" / "collapse_recovery.yaml",
-        "data.source=parquet",
-        f"data.path={real_data / 'mnist_train.parquet'}",
-        f"data.heldout_path={real_data / 'mnist_test.parquet'}",
-        "train.kimg=140",
-        "tracking.wandb=disabled",
-        "tracking.progress=false",
-    )
-    reports = [read_json(path) for path in sorted((run.folder / "eval").glob("*.json"))]
+    run, reports = shown(project_root, "collapse_recovery", *mnist(real_data), "train.kimg=140")
     verdicts = [report["collapse"]["verdict"] for report in reports]
     collapsed = verdicts.index("collapsed")
     assert set(verdicts[:collapsed]) <= {"ok", "inconclusive", "suspect"}

@@ -186,38 +186,10 @@ def poison(config: Config, out: str) -> None:
     trainer.hooks[0].act(trainer)
 
 
-def main() -> None:
-    mode, config_file, out, *overrides = sys.argv[1:]
-    config = load_config(config_file, overrides)
-    if mode == "train":
-        gantk.train(config)
-        return
-    if mode == "reductions":
-        reductions(config, Path(out))
-        return
-    if mode == "drawn":
-        drawn(config, out)
-        return
-    if mode == "poison":
-        poison(config, out)
-        return
-    if mode == "batches":
-        batches(config, out)
-        return
-    if mode == "boundaries":
-        boundaries(config_file, out, overrides)
-        return
-    if mode == "unlogged":
-        unlogged(config, out)
-        return
-    if mode == "opened":
-        opened(config, out)
-        return
-    if mode == "faults":
-        faults(config_file, out, overrides)
-        return
-    # mode "gradients": two steps of each game in the file `out`.json, with each phase's reduced gradient kept before its
-    # update, and the buffers afterwards. One process for all of them, for starting it takes longer than they do.
+def gradients(config_file: str, out: str, overrides: list[str]) -> None:
+    """Two steps of each game in the file `out`.json, with each phase's reduced gradient kept before its update, and the
+    buffers afterwards. One process for all of them, for starting it takes longer than they do.
+    """
     kept: dict[str, torch.Tensor] = {}
     update = PhaseRunner._update
     trainer: Trainer
@@ -244,7 +216,7 @@ def main() -> None:
     trainer.runtime.barrier()
 
 
-def reductions(config: Config, out: Path) -> None:
+def reductions(config: Config, out: str) -> None:
     """Three steps; leaves the bytes of gradients that DDP reduced, by phase and network, and those of the parameters."""
     reduced: dict[str, int] = {}
     trainer = Trainer(config)
@@ -268,8 +240,23 @@ def reductions(config: Config, out: Path) -> None:
         trainer.train_step()
     parameters = {n: sum(p.nbytes for p in module.parameters()) for n, module in trainer.runner.bare.items()}
     if trainer.runtime.is_main:
-        out.write_text(json.dumps({"reduced": reduced, "parameters": parameters}))
+        Path(out).write_text(json.dumps({"reduced": reduced, "parameters": parameters}))
     trainer.runtime.barrier()
+
+
+OF_A_CONFIG = {
+    "train": lambda config, out: gantk.train(config),
+    **{each.__name__: each for each in (batches, drawn, opened, poison, reductions, unlogged)},
+}
+OF_A_FILE = {each.__name__: each for each in (boundaries, faults, gradients)}
+
+
+def main() -> None:
+    mode, config_file, out, *overrides = sys.argv[1:]
+    if mode in OF_A_CONFIG:
+        OF_A_CONFIG[mode](load_config(config_file, overrides), out)
+    else:
+        OF_A_FILE[mode](config_file, out, overrides)
 
 
 if __name__ == "__main__":
