@@ -22,6 +22,13 @@ def build(
     extractor: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="inception (default), dinov2, clip, or a file.")
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            metavar="pytorch-fid|adm",
+            help="adm: with sFID's statistics and up to 10,000 images, for ADM's evaluator too.",
+        ),
+    ] = "pytorch-fid",
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="bf16 is for monitoring.")] = "fp32",
     device: Annotated[str, typer.Option(metavar="auto|cpu", help="`cpu` keeps off the accelerator.")] = "auto",
 ) -> None:
@@ -37,15 +44,20 @@ def build(
 
     if out.suffix.lower() != ".npz":
         raise ConfigError(f"`--out {out}` must end in .npz")
+    if form not in ("pytorch-fid", "adm"):
+        raise ConfigError(f"`--form {form}` is no form of statistics: choose pytorch-fid or adm")
+    adm = form == "adm"
     place, is_main = connect(device)
     real = open_image_set(images)[0]
-    found = build_reference(real, extractor=extractor, precision=precision, device=place, progress=is_main)
+    found = build_reference(real, extractor=extractor, precision=precision, spatial=adm, device=place, progress=is_main)
     if is_main:
         for line in remarks(real):
             typer.echo(line, err=True)
-        write_reference(out, found)
+        write_reference(out, found, real if adm else None)
         typer.echo(
-            f"{out}: {found.count:,} images, {len(found.mean):,} features of {found.made['extractor']}", err=True
+            f"{out}: {found.count:,} images, {len(found.features.mean):,} features of {found.made['extractor']}"
+            f"{' and its spatial ones' if adm else ''}",
+            err=True,
         )
 
 
@@ -64,9 +76,10 @@ def show(
     found = read_reference(file)
     facts = {
         "images": found.count,
-        "features": len(found.mean),
-        "norm of the mean": float(np.linalg.norm(found.mean)),
-        "trace of the covariance": float(np.trace(found.covariance)),
+        "features": len(found.features.mean),
+        "norm of the mean": float(np.linalg.norm(found.features.mean)),
+        "trace of the covariance": float(np.trace(found.features.covariance)),
+        "spatial features, for sFID": 0 if found.spatial is None else len(found.spatial.mean),
         "sha256": found.fingerprint(),
         **(found.made or {"made": "by another program; extractor, weights and resize are not known"}),
     }
@@ -74,4 +87,4 @@ def show(
         typer.echo(json.dumps(facts, indent=1))
         return
     for name, value in facts.items():
-        typer.echo(f"{name:24} {'not said' if value is None else value}")
+        typer.echo(f"{name:26} {'not said' if value is None else value}")

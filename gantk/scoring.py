@@ -15,7 +15,8 @@ from gantk_eval.extractors.inception import find_weights
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
 from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
 from gantk_eval.metrics import GENERIC, METRICS, find_metric
-from gantk_eval.reference import evaluate_against_statistics, holds_images_too, holds_statistics, read_reference
+from gantk_eval.reference import holds_images_too, holds_statistics, read_reference
+from gantk_eval.reference_scores import allowed_by_statistics, evaluate_against_statistics
 from gantk_eval.verify import Verification, verify
 
 from gantk import records
@@ -206,7 +207,7 @@ def evaluate_images(
     notes = [f"scored {images} against {reference}", *remarks(fake)]
     both = holds_images_too(reference)
     named = options.get("metrics") or ()
-    wants_images = heldout is not None or not all(name == "fid" or name.startswith("fd_") for name in named)
+    wants_images = heldout is not None or not all(map(allowed_by_statistics, named))
     if holds_statistics(reference) and not (both and wants_images):
         if both:
             notes.append(

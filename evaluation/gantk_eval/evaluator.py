@@ -21,6 +21,7 @@ from gantk_eval.extractors import Extractor, feature_type
 from gantk_eval.extractors.choice import Choice, build_extractor, choose_extractor
 from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.extractors.inception import PRECISIONS, InceptionExtractor, find_weights
+from gantk_eval.extractors.inception_spatial import InceptionSpatialExtractor, features_under
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
 from gantk_eval.extras import Extras, Harvest, why_not
 from gantk_eval.features import Features
@@ -40,6 +41,8 @@ from gantk_eval.scores import Scorer
 
 __all__ = ["Evaluator"]
 
+INCEPTIONS = ("inception", "inception_spatial")
+"""One network, from which both kinds of features come in one pass."""
 CHEAP_DIMENSIONS = 256
 """Up to so many, a Fréchet distance for each class costs next to nothing and is worked out without being asked for."""
 
@@ -151,7 +154,7 @@ class Evaluator:
 
     def _find_inception(self) -> tuple[Path, bool] | None:
         """The weights file and whether it is custom; None where it isn't needed, or is missing and was not asked for."""
-        needed = any(name in METRICS and METRICS[name].extractor == "inception" for name in self._wanted)
+        needed = any(name in METRICS and METRICS[name].extractor in INCEPTIONS for name in self._wanted)
         generic = not self._explicit or any(name in GENERIC for name in self._wanted)
         if self._choice is not None:
             needed = needed or (generic and self._choice.name == "inception")
@@ -181,16 +184,21 @@ class Evaluator:
         if self._prepared:
             return
         classifier = self._choose()
-        if any(METRICS[name].extractor == "inception" for name in self._wanted):
+        used = dict.fromkeys(METRICS[name].extractor for name in self._wanted)
+        if set(used) & set(INCEPTIONS):
             assert self._weights is not None
-            self._extractors["inception"] = InceptionExtractor(
+            inception = InceptionExtractor(
                 self._weights[0], custom=self._weights[1], device=self._device, precision=self._precision
             )
+            if "inception" in used:
+                self._extractors["inception"] = inception
+            if "inception_spatial" in used:
+                self._extractors["inception_spatial"] = InceptionSpatialExtractor(inception)
             if self._precision == "bf16":
                 self._warn("Inception runs in bf16: its scores have names of their own, and are for monitoring")
-        for name in dict.fromkeys(METRICS[name].extractor for name in self._wanted):
+        for name in used:
             named = self._choice is not None and self._choice.name == name
-            if name in ("dinov2", "clip") or (named and name not in ("inception", "classifier", "pixel_pca")):
+            if name in ("dinov2", "clip") or (named and name not in (*INCEPTIONS, "classifier", "pixel_pca")):
                 choice = self._choice if self._choice is not None and named else Choice(name)
                 self._extractors[name] = build_extractor(choice, shape=self.reference.shape[:2], device=self._device)
         if classifier is not None:
@@ -315,7 +323,7 @@ class Evaluator:
     def features_of(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Features [n, d] of a batch uint8 [n, H, W, C] under every extractor in use, by its name."""
         self.prepare()
-        return {name: extractor.features(pixels) for name, extractor in self._extractors.items()}
+        return features_under(self._extractors, pixels)
 
     def extractor(self, name: str) -> Extractor:
         """The extractor in use under this name."""

@@ -20,6 +20,7 @@ from gantk_eval import distributed
 from gantk_eval.cache import key_of, pack, read_arrays, write_bytes
 from gantk_eval.extractors import Extractor, feature_type
 from gantk_eval.extractors.blocks import aligned
+from gantk_eval.extractors.inception_spatial import features_under
 from gantk_eval.features import Features
 from gantk_eval.images import GeneratedImages, ImageSet
 from gantk_eval.pairs import Pairs
@@ -225,14 +226,11 @@ class _Walk:
                     f"going on with {self._images.name}: the features of {there:,} of {self._count:,} images are there from "
                     "an evaluation that was interrupted"
                 )
-            for name in self._streams:
+            if self._streams:
                 # Around the first images' mean, which every rank works out: sums of squares about a distant origin lose digits.
-                start = self._extractors[name].features(
-                    self._images.read(np.arange(min(self._batch_size, self._count)))
-                )
-                self.sums[name] = RunningStatistics(
-                    self._extractors[name].dims, shift=start.mean(axis=0, dtype=np.float64)
-                )
+                first = self._images.read(np.arange(min(self._batch_size, self._count)))
+                for name, start in features_under({n: self._extractors[n] for n in self._streams}, first).items():
+                    self.sums[name] = RunningStatistics(start.shape[1], shift=start.mean(axis=0, dtype=np.float64))
             return ()
 
         distributed.all_or_none(start_out)
@@ -256,8 +254,9 @@ class _Walk:
                     for name in whole:
                         rows[name].append(known[name])
                 else:
+                    under = features_under(self._extractors, pixels)
                     for name in order:
-                        features = self._extractors[name].features(pixels)
+                        features = under[name]
                         if name in self.sums:
                             self.sums[name].update(features)
                             features = features[self.sampled(chunk)]

@@ -39,6 +39,8 @@ def metric_name(kind: str, extractor: str) -> str:
 
     Only Inception's published weights make a FID: `metric_name("fd", "inception-custom")` is `fd_inception-custom`.
     """
+    if kind == "fd" and extractor in ("inception_spatial", "inception-v3-compat-spatial"):
+        return "sfid"
     if extractor in ("inception", "inception-v3-compat"):
         return _PUBLISHED.get(kind, f"{kind}_inception")
     if kind == "fd_per_class":
@@ -54,6 +56,7 @@ def metrics_of(extractor: str, *, classes: bool) -> dict[str, Metric]:
 
 METRICS: dict[str, Metric] = {
     **metrics_of("inception", classes=True),
+    "sfid": Metric("fd", "inception_spatial"),
     **metrics_of("classifier", classes=True),
     "conditional_accuracy": Metric("accuracy", "classifier"),
     **metrics_of("pixel_pca", classes=False),

@@ -1,67 +1,85 @@
 """Reference statistics in files: the mean and covariance of a set's features, as pytorch-fid, clean-fid and ADM keep them.
 
-`.npz` with `mu` [d] and `sigma` [d, d], float64. What is written here also says how it was made (`gantk`: JSON; `count`),
-which those programs ignore. ADM's files hold images besides, for what needs them, and `mu_s`, `sigma_s`, for sFID, which
-is not computed here: they are not read, and not written.
+`.npz` with `mu` [d] and `sigma` [d, d], float64. ADM's have besides `mu_s` and `sigma_s`, of the spatial features that sFID
+compares, and images in `arr_0`, from which its evaluator works out what statistics do not allow. What is written here also
+says how it was made (`gantk`: JSON; `count`), which those programs ignore.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gantk_eval.collapse.verdict import inconclusive
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.extraction import Extraction
 from gantk_eval.extractors import Extractor
 from gantk_eval.extractors.choice import build_extractor, choose_extractor
 from gantk_eval.extractors.inception import InceptionExtractor, find_weights
-from gantk_eval.features import Features
+from gantk_eval.extractors.inception_spatial import InceptionSpatialExtractor
 from gantk_eval.images import ImageSet
-from gantk_eval.measures import measure
-from gantk_eval.metrics import metric_name
-from gantk_eval.protocol import Protocol
-from gantk_eval.report import Report, left_out, score
-from gantk_eval.statistics import Statistics
 
 __all__ = [
+    "MADE_WITH",
+    "Moments",
     "ReferenceStatistics",
     "build_reference",
-    "evaluate_against_statistics",
+    "extractor_of_statistics",
+    "holds_images_too",
     "holds_statistics",
     "read_reference",
     "write_reference",
 ]
 
-SAME = ("extractor", "weights_sha256", "resize", "precision")
+MADE_WITH = ("extractor", "weights_sha256", "resize", "precision")
 """What must agree between a reference and the features that are compared with it."""
-UNKNOWN_COUNT = 1 << 40
+ADM_IMAGES = 10_000
+"""Images beside the statistics of ADM's reference batches."""
+ADM_SEED = 2020
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`mean` float64 [d], `covariance` float64 [d, d], divided by the count less 1."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, with what is wrong, for what is no mean and covariance."""
+        mean, covariance = self.mean, self.covariance
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(f"of shapes {mean.shape} and {covariance.shape}, where [d] and [d, d] are due")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError("not finite everywhere")
+        if not np.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9 * float(np.abs(covariance).max() or 1.0)):
+            raise ValueError("not symmetric, so no covariance")
 
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """`mean` float64 [d], `covariance` float64 [d, d] (divided by count - 1); `count`: None where the file does not say.
+    """`features`: their mean and covariance; `spatial`: those of Inception's spatial features, for sFID, where they are known.
+    `count`: of the images; None where the file does not say.
 
     `made`: extractor, weights_sha256, resize, precision, images_sha256, shape; empty in files of other programs.
     """
 
-    mean: np.ndarray
-    covariance: np.ndarray
+    features: Moments
     count: int | None
     made: dict[str, Any]
     name: str
+    spatial: Moments | None = None
 
     def fingerprint(self) -> str:
-        """sha256 of the numbers."""
-        data = np.ascontiguousarray(self.mean).tobytes() + np.ascontiguousarray(self.covariance).tobytes()
-        return hashlib.sha256(data).hexdigest()
+        """sha256 of the numbers of `features`."""
+        data = np.ascontiguousarray(self.features.mean).tobytes()
+        return hashlib.sha256(data + np.ascontiguousarray(self.features.covariance).tobytes()).hexdigest()
 
 
 def holds_statistics(path: str | Path) -> bool:
@@ -90,28 +108,40 @@ def read_reference(path: str | Path) -> ReferenceStatistics:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            mean, covariance = file["mu"].astype(np.float64), file["sigma"].astype(np.float64)
+            arrays = {name: file[name].astype(np.float64) for name in ("mu", "sigma")}
+            arrays |= {name: file[name].astype(np.float64) for name in ("mu_s", "sigma_s") if name in file.files}
             count = int(file["count"]) if "count" in file.files else None
             made = json.loads(str(file["gantk"])) if "gantk" in file.files else {}
     except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot read {path}: {what}; give reference statistics, an .npz with mu and sigma") from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise DataError(
-            f"{path} holds mu of shape {mean.shape} and sigma of {covariance.shape}; they must be [d] and [d, d]"
-        )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise DataError(f"{path} holds numbers that are not finite; build it again")
-    if not np.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9 * float(np.abs(covariance).max() or 1.0)):
-        raise DataError(f"sigma in {path} is not symmetric, so it is no covariance; build it again")
-    return ReferenceStatistics(mean, covariance, count, dict(made), str(path))
+    features = _moments(path, arrays, "mu", "sigma")
+    spatial = _moments(path, arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= set(arrays) else None
+    return ReferenceStatistics(features, count, dict(made), str(path), spatial)
 
 
-def write_reference(path: str | Path, statistics: ReferenceStatistics) -> None:
-    """Writes an .npz that pytorch-fid, clean-fid and `read_reference` read. Raises DataError where that fails."""
-    arrays: dict[str, np.ndarray] = {"mu": statistics.mean, "sigma": statistics.covariance}
+def _moments(path: Path, arrays: Mapping[str, np.ndarray], mean: str, covariance: str) -> Moments:
+    try:
+        return Moments(arrays[mean], arrays[covariance])
+    except ValueError as error:
+        raise DataError(f"{mean} and {covariance} in {path} are {error}; build it again") from error
+
+
+def write_reference(path: str | Path, statistics: ReferenceStatistics, images: ImageSet | None = None) -> None:
+    """Writes an .npz that `read_reference`, pytorch-fid and clean-fid read; with `images` and `spatial` also ADM's evaluator.
+
+    `images`: those that the statistics are of; up to 10,000 of them, drawn by a fixed seed, go into the file, as RGB.
+    Raises DataError where it cannot be written.
+    """
+    arrays = {"mu": statistics.features.mean, "sigma": statistics.features.covariance}
+    if statistics.spatial is not None:
+        arrays |= {"mu_s": statistics.spatial.mean, "sigma_s": statistics.spatial.covariance}
     if statistics.count is not None:
         arrays["count"] = np.array(statistics.count)
+    if images is not None:
+        chosen = np.sort(np.random.default_rng(ADM_SEED).permutation(len(images))[:ADM_IMAGES])
+        pixels = images.read(chosen)
+        arrays["arr_0"] = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
     arrays["gantk"] = np.array(json.dumps(statistics.made))
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -125,10 +155,13 @@ def write_reference(path: str | Path, statistics: ReferenceStatistics) -> None:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _extractor(
+def extractor_of_statistics(
     wanted: str | Path | None, weights: str | Path | None, precision: str, shape: tuple[int, int], device: Any
 ) -> tuple[str, Extractor]:
-    """The name under which scores ask for it, and the extractor."""
+    """The name under which scores ask for it, and the extractor.
+
+    Raises UserError for one that is made from the reference's images, WeightsError for missing weights.
+    """
     choice = choose_extractor(wanted or "inception")
     if choice.name == "inception":
         path, custom = find_weights(choice.file or weights)
@@ -145,119 +178,28 @@ def build_reference(
     extractor: str | Path | None = None,
     inception_weights: str | Path | None = None,
     precision: str = "fp32",
+    spatial: bool = False,
     device: Any = "cpu",
     batch_size: int = 100,
     progress: bool = False,
 ) -> ReferenceStatistics:
     """The statistics of a set, from the cache where its content, the extractor and its weights have been seen before.
 
-    Memory does not grow with the number of images. Raises UserError for an extractor that statistics are of no use with,
-    WeightsError for missing weights.
+    Memory does not grow with the number of images. `spatial`: also those that sFID compares, from the same pass. Raises
+    UserError for an extractor that statistics are of no use with, or `spatial` with another than Inception; WeightsError for
+    missing weights.
     """
-    _, network = _extractor(extractor, inception_weights, precision, images.shape[:2], device)
+    _, network = extractor_of_statistics(extractor, inception_weights, precision, images.shape[:2], device)
+    networks = {"features": network}
+    if spatial:
+        if not isinstance(network, InceptionExtractor):
+            raise UserError(f"sFID's statistics are of Inception, and the extractor is {network.name}; leave it out")
+        networks["spatial"] = InceptionSpatialExtractor(network)
     extraction = Extraction(
-        {"reference": network}, device=device, batch_size=batch_size, progress=progress, only_statistics=["reference"]
+        networks, device=device, batch_size=batch_size, progress=progress, only_statistics=list(networks)
     )
-    found = extraction.cached(images, "reference")["reference"].statistics
-    made = {key: getattr(network, {"extractor": "name"}.get(key, key)) for key in SAME}
+    found = {name: features.statistics for name, features in extraction.cached(images, "reference").items()}
+    moments = {name: Moments(each.mean, each.covariance) for name, each in found.items()}
+    made = {key: getattr(network, {"extractor": "name"}.get(key, key)) for key in MADE_WITH}
     made |= {"images_sha256": images.fingerprint(), "shape": list(images.shape)}
-    return ReferenceStatistics(found.mean, found.covariance, found.count, made, images.name)
-
-
-def evaluate_against_statistics(
-    fake: ImageSet,
-    reference: ReferenceStatistics,
-    *,
-    metrics: Any = None,
-    extractor: str | Path | None = None,
-    inception_weights: str | Path | None = None,
-    precision: str = "fp32",
-    device: Any = "cpu",
-    batch_size: int = 100,
-    progress: bool = False,
-    **_: Any,
-) -> Report:
-    """The Fréchet distance of generated images from statistics: all that can be had without the reference's images.
-
-    Raises DataError where another metric is named, the dimensions differ, or the file says that it was made otherwise.
-    """
-    from gantk_eval import distributed
-
-    kind, network = _extractor(extractor, inception_weights, precision, fake.shape[:2], device)
-    name = metric_name("fd", kind)
-    others = [m for m in metrics or () if m not in ("fid", name)]
-    if others:
-        raise DataError(
-            f"{reference.name} holds statistics, which allow fid alone; give the real images for {', '.join(others)}"
-        )
-    if network.dims != len(reference.mean):
-        raise DataError(
-            f"{reference.name} is of {len(reference.mean)} features, and {network.name} has {network.dims}; name the extractor "
-            "that it was made with (--extractor)"
-        )
-    for key in SAME if reference.made else ():
-        mine = getattr(network, {"extractor": "name"}.get(key, key))
-        if reference.made.get(key) != mine:
-            raise DataError(
-                f"{reference.name} was made with {key} {reference.made.get(key)}, and in use is {mine}; build it again"
-            )
-    if not reference.made and distributed.rank() == 0:
-        print(
-            f"warning: {reference.name} does not say how it was made: with another resize or other weights than "
-            f"{network.name}'s the distance means nothing",
-            file=sys.stderr,
-        )
-    extraction = Extraction(
-        {"fake": network}, device=device, batch_size=batch_size, progress=progress, only_statistics=["fake"]
-    )
-    generated = extraction.extract(fake, ["fake"], "generated images")[0]["fake"]
-    fingerprint = fake.fingerprint() if distributed.rank() == 0 else ""
-
-    def work() -> bytes:
-        total = Statistics(reference.count or UNKNOWN_COUNT, reference.mean, reference.covariance)
-        real = Features(np.empty((0, network.dims)), network, total=total)
-        found = measure("fd", generated, real, 0)
-        entry = score(
-            found.value,
-            standard_error=found.standard_error,
-            extrapolated=found.extrapolated,
-            n_fake=len(fake),
-            n_real=reference.count or 0,
-        )
-        if found.warning:
-            entry["warning"] = found.warning
-        protocol = _protocol(fake, reference, network, fingerprint, device)
-        why = f"{reference.name} holds statistics and no images, and the tests need both"
-        skipped = left_out(images=fake)
-        return (
-            Report({name: entry}, inconclusive(why), protocol.to_dict(), skipped=skipped).to_json(indent=None).encode()
-        )
-
-    return Report.from_dict(json.loads(distributed.from_first(work)))
-
-
-def _protocol(
-    fake: ImageSet, reference: ReferenceStatistics, network: Extractor, fingerprint: str, device: Any
-) -> Protocol:
-    import torch
-
-    return Protocol(
-        extractor=network.name,
-        weights_sha256=network.weights_sha256,
-        resize=network.resize,
-        precision=network.precision,
-        shape=fake.shape,
-        n_fake=len(fake),
-        n_real=reference.count or 0,
-        n_heldout=None,
-        seed=0,
-        # Built from known images it is the same reference as they are.
-        reference_sha256=str(reference.made.get("images_sha256") or reference.fingerprint()),
-        heldout_sha256=None,
-        fake_sha256=fingerprint,
-        is_splits=None,
-        kid_subsets=None,
-        kid_subset_size=None,
-        neighbour_images=None,
-        software={"torch": torch.__version__, "numpy": np.__version__, "device": str(device)},
-    )
+    return ReferenceStatistics(moments["features"], found["features"].count, made, images.name, moments.get("spatial"))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from gantk_eval.errors import DataError
-from gantk_eval.extractors.inception import PUBLISHED_INCEPTION
 from gantk_eval.features import Features
 from gantk_eval.measures import Measured, fewest_images, measure
 from gantk_eval.metrics import METRICS, Metric, metric_name
@@ -56,7 +55,7 @@ class Scorer:
         for name in names:
             metric = METRICS[name]
             features = generated[metric.extractor]
-            if features.extractor.name.startswith("inception-") and features.extractor.name != PUBLISHED_INCEPTION:
+            if features.extractor.name.startswith("inception-"):
                 name = metric_name(metric.kind, features.extractor.name)
             if metric.kind in ("accuracy", "fd_per_class"):
                 if labels is None:

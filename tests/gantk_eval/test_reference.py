@@ -10,12 +10,13 @@ import pytest
 import torch
 from gantk_eval import ArrayImages, DataError, UserError, evaluate
 from gantk_eval.reference import (
+    Moments,
     build_reference,
-    evaluate_against_statistics,
     holds_statistics,
     read_reference,
     write_reference,
 )
+from gantk_eval.reference_scores import evaluate_against_statistics
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -65,8 +66,13 @@ def test_statistics_stand_for_the_images(tmp_path: Path, net: Path) -> None:
 
 def test_files_of_other_programs_are_read(tmp_path: Path, net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reference = build_reference(ArrayImages(pictures(120)), extractor=net)
-    np.savez(tmp_path / "pytorch-fid.npz", mu=reference.mean, sigma=reference.covariance)
-    adm = {"mu": reference.mean, "sigma": reference.covariance, "mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+    np.savez(tmp_path / "pytorch-fid.npz", mu=reference.features.mean, sigma=reference.features.covariance)
+    adm = {
+        "mu": reference.features.mean,
+        "sigma": reference.features.covariance,
+        "mu_s": np.zeros(3),
+        "sigma_s": np.eye(3),
+    }
     np.savez(tmp_path / "adm.npz", arr_0=pictures(5), **adm)
     fake = ArrayImages(pictures(100, 1))
     values = []
@@ -88,12 +94,12 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, net: Path) -> No
     found = build_reference(ArrayImages(pictures(50)), extractor=net)
     fake = ArrayImages(pictures(40, 1))
     for key, value in (("weights_sha256", "0" * 64), ("resize", "bicubic"), ("precision", "bf16")):
-        other = type(found)(found.mean, found.covariance, 50, {**found.made, key: value}, "a.npz")
+        other = type(found)(found.features, 50, {**found.made, key: value}, "a.npz")
         with pytest.raises(DataError, match=f"a.npz was made with {key}"):
             evaluate_against_statistics(fake, other, extractor=net)
-    with pytest.raises(DataError, match="allow fid alone"):
+    with pytest.raises(DataError, match="allow fid and sfid alone; give the real images for kid"):
         evaluate_against_statistics(fake, found, extractor=net, metrics=["kid"])
-    short = type(found)(found.mean[:4], found.covariance[:4, :4], 50, {}, "b.npz")
+    short = type(found)(Moments(found.features.mean[:4], found.features.covariance[:4, :4]), 50, {}, "b.npz")
     with pytest.raises(DataError, match=r"b\.npz is of 4 features, and net has 12"):
         evaluate_against_statistics(fake, short, extractor=net)
     with pytest.raises(UserError, match="made from the reference's images"):
@@ -102,6 +108,7 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, net: Path) -> No
         "shape": {"mu": np.zeros(3), "sigma": np.eye(4)},
         "nan": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
         "skew": {"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])},
+        "spatial": {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_s": np.eye(3)},
         "pickle": {"mu": np.array([{}], dtype=object), "sigma": np.eye(3)},
     }
     for name, arrays in bad.items():

@@ -32,6 +32,8 @@ LAYERS = (
     *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
     *("Mixed_7a", "Mixed_7b", "Mixed_7c"),
 )
+SPATIAL_BLOCK, SPATIAL_CHANNELS = "Mixed_6d", 7
+"""Where the features of sFID come from: see `inception_spatial`."""
 DOWNLOAD_SECONDS = 5.0  # until the answer, looking the name up included; once bytes flow a slow line is no failure
 
 
@@ -168,14 +170,19 @@ class InceptionExtractor:
         (_fold_batch_norm if precision == "bf16" else _batch_norm_in_place)(network)
         layers = [getattr(network, name) for name in LAYERS]
         placed = torch.nn.Sequential(*layers).to(device=self._device, dtype=self._dtype)
-        self._layers = placed.to(memory_format=torch.channels_last)
+        self._layers: Any = placed.to(memory_format=torch.channels_last)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, 1 or 3] -> float32 [n, 2048]; grey is repeated to RGB."""
         # Convolutions give each image the same bits in any batch, so that the last block need not be filled up.
-        return in_blocks(images, block_size(self._device), self._run, fill=False)
+        return in_blocks(images, block_size(self._device), lambda block: self._run(block)[0], fill=False)
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
+    def with_spatial(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`features`, and from the same pass those of `inception_spatial`, float32 [n, 2023]."""
+        both = in_blocks(images, block_size(self._device), lambda block: np.hstack(self._run(block, True)), fill=False)
+        return np.ascontiguousarray(both[:, : self.dims]), np.ascontiguousarray(both[:, self.dims :])
+
+    def _run(self, images: np.ndarray, spatial: bool = False) -> tuple[np.ndarray, ...]:
         import torch
 
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2)
@@ -183,8 +190,15 @@ class InceptionExtractor:
             batch = (tf1_bilinear(batch.float(), 299) - 128.0) / 128.0
             if batch.shape[1] == 1:
                 batch = batch.expand(-1, 3, -1, -1)
-            result = self._layers(batch.to(self._dtype).contiguous(memory_format=torch.channels_last))
-            return result.float().mean(dim=(2, 3)).cpu().numpy()
+            x = batch.to(self._dtype).contiguous(memory_format=torch.channels_last)
+            maps = []
+            for name, layer in zip(LAYERS, self._layers, strict=True):
+                if spatial and name == SPATIAL_BLOCK:
+                    # Position by position, and at each the channels: TensorFlow's order, in which ADM's statistics are.
+                    found = layer.branch1x1(x)[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1)
+                    maps.append(found.flatten(1).float().cpu().numpy())
+                x = layer(x)
+            return (x.float().mean(dim=(2, 3)).cpu().numpy(), *maps)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float64 [n, 1008] without the bias, from features [n, 2048]."""
