@@ -5,6 +5,7 @@ Everything here also works in one process that never initialised `torch.distribu
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from gantk_eval.errors import DataError, UserError, WeightsError
 
 __all__ = [
     "all_or_none", "any_rank", "chunks", "from_first", "from_first_unless", "gather_counts", "gather_rows", "in_chunks",
-    "no_check", "rank", "world_size",
+    "no_check", "rank", "say", "world_size",
 ]  # fmt: skip
 
 Check = Callable[[], None]
@@ -44,6 +45,12 @@ def world_size() -> int:
     import torch.distributed as dist
 
     return dist.get_world_size() if _initialised() else 1
+
+
+def say(message: str) -> None:
+    """A line on stderr, from the first rank alone."""
+    if rank() == 0:
+        print(message, file=sys.stderr)
 
 
 def chunks(count: int, size: int) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,28 +22,27 @@ from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.extractors.inception import PRECISIONS, InceptionExtractor, find_weights
 from gantk_eval.extractors.inception_spatial import InceptionSpatialExtractor, features_under
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
-from gantk_eval.extras import Extras, Harvest, why_not
+from gantk_eval.extras import Extras, Harvest
 from gantk_eval.features import Features
 from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet
 from gantk_eval.inception_score import SPLITS
-from gantk_eval.kernel_distance import SUBSET_SIZE, SUBSETS
+from gantk_eval.kernel_distance import SUBSETS
 from gantk_eval.labels import align_labels, other_classes
 from gantk_eval.lpips import LPIPS, find_backbone
 from gantk_eval.lpips import missing as missing_lpips
-from gantk_eval.measures import fewest_images, neighbour_count
-from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, metrics_of, resolve
+from gantk_eval.measures import neighbour_count
+from gantk_eval.metrics import METRICS, metrics_of
 from gantk_eval.neighbours import BALLS
 from gantk_eval.pairs import scales_for
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report, left_out
 from gantk_eval.scores import Scorer
+from gantk_eval.wanted import Wanted
 
 __all__ = ["Evaluator"]
 
 INCEPTIONS = ("inception", "inception_spatial")
 """One network, from which both kinds of features come in one pass."""
-CHEAP_DIMENSIONS = 256
-"""Up to so many, a Fréchet distance for each class costs next to nothing and is worked out without being asked for."""
 
 
 class Evaluator:
@@ -91,8 +89,6 @@ class Evaluator:
         check: Callable[[], None] = distributed.no_check,
     ) -> None:
         self.reference, self.heldout = reference, heldout
-        self._explicit = metrics is not None
-        self._wanted = tuple(dict.fromkeys(metrics or ()))
         self._choice = None if extractor is None else choose_extractor(extractor)
         if self._choice is not None and self._choice.name == "inception" and self._choice.file is not None:
             inception_weights = self._choice.file
@@ -102,7 +98,7 @@ class Evaluator:
             raise UserError(f"the precision of the evaluation is {precision!r}; choose from {', '.join(PRECISIONS)}")
         self._precision = precision
         self._device, self._seed, self._batch_size = device, seed, batch_size
-        self._kid_subset_size, self._progress = kid_subset_size, progress
+        self._progress = progress
         self._inception_weights, self._accuracy_floor = inception_weights, accuracy_floor
         self._collapse, self._permutations, self._check = collapse, permutations, check
         self._extractors: dict[str, Extractor] = {}
@@ -115,11 +111,7 @@ class Evaluator:
         self._prepared = False
         if batch_size < 1:
             raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
-        if metrics is not None and not self._wanted:
-            raise UserError(f"no metrics are named; choose from {', '.join((*METRICS, *GENERIC))}")
-        unknown = [name for name in self._wanted if name not in METRICS and name not in GENERIC]
-        if unknown:
-            raise UserError(f"there is no metric {', '.join(unknown)}; choose from {', '.join((*METRICS, *GENERIC))}")
+        self._wanted = Wanted(metrics, reference, kid_subset_size)
         if len(reference) < 2:
             raise DataError(f"{reference.name} holds {len(reference)} image; a reference needs at least 2")
         if heldout is not None:
@@ -130,8 +122,8 @@ class Evaluator:
 
     def _find_lpips(self) -> Path | None:
         """LPIPS's weights, where a metric wants them; WeightsError where one does by name and there are none."""
-        needed = any(name in METRICS and METRICS[name].extractor == "lpips" for name in self._wanted)
-        if not needed and "ppl" not in self._wanted:
+        needed = self._wanted.of("lpips")
+        if not needed and "ppl" not in self._wanted.names:
             return None
         found = find_backbone()
         if needed and found is None:
@@ -150,12 +142,11 @@ class Evaluator:
         """Raises DataError for classes that the reference lacks, and warns of labels that are about something else."""
         align_labels(images, self.reference)
         if sentence := other_classes(images, self.reference):
-            self._warn(sentence)
+            distributed.say(f"warning: {sentence}")
 
     def _find_inception(self) -> tuple[Path, bool] | None:
         """The weights file and whether it is custom; None where it isn't needed, or is missing and was not asked for."""
-        needed = any(name in METRICS and METRICS[name].extractor in INCEPTIONS for name in self._wanted)
-        generic = not self._explicit or any(name in GENERIC for name in self._wanted)
+        needed, generic = self._wanted.of(*INCEPTIONS), self._wanted.generic
         if self._choice is not None:
             needed = needed or (generic and self._choice.name == "inception")
             generic = False
@@ -184,7 +175,7 @@ class Evaluator:
         if self._prepared:
             return
         classifier = self._choose()
-        used = dict.fromkeys(METRICS[name].extractor for name in self._wanted)
+        used = self._wanted.extractors
         if set(used) & set(INCEPTIONS):
             assert self._weights is not None
             inception = InceptionExtractor(
@@ -195,7 +186,9 @@ class Evaluator:
             if "inception_spatial" in used:
                 self._extractors["inception_spatial"] = InceptionSpatialExtractor(inception)
             if self._precision == "bf16":
-                self._warn("Inception runs in bf16: its scores have names of their own, and are for monitoring")
+                distributed.say(
+                    "warning: Inception runs in bf16: its scores have names of their own, and are for monitoring"
+                )
         for name in used:
             named = self._choice is not None and self._choice.name == name
             if name in ("dinov2", "clip") or (named and name not in (*INCEPTIONS, "classifier", "pixel_pca")):
@@ -203,11 +196,13 @@ class Evaluator:
                 self._extractors[name] = build_extractor(choice, shape=self.reference.shape[:2], device=self._device)
         if classifier is not None:
             self._extractors["classifier"] = classifier
-        if self._collapse or any(METRICS[name].extractor == "pixel_pca" for name in self._wanted):
+        if self._collapse or "pixel_pca" in used:
             self._extractors["pixel_pca"] = PixelPCAExtractor(self.reference)
         if self._backbone is not None:
             self._lpips = LPIPS(self._backbone, device=self._device)
-        self._extras = Extras(self._wanted, self._lpips, self._extractors, seed=self._seed, chunk=self._batch_size)
+        self._extras = Extras(
+            self._wanted.names, self._lpips, self._extractors, seed=self._seed, chunk=self._batch_size
+        )
         extraction = self._extraction()
         for images, role in ((self.reference, "reference"), (self.heldout, "heldout")):
             if images is not None:
@@ -217,8 +212,7 @@ class Evaluator:
 
     def _choose(self) -> ClassifierExtractor | None:
         """Fixes the metrics, and trains the classifier where a metric or the verdict wants it and the data allows it."""
-        needs = any(name in METRICS and METRICS[name].extractor == "classifier" for name in self._wanted)
-        generic = not self._explicit or any(name in GENERIC for name in self._wanted)
+        needs, generic = self._wanted.of("classifier"), self._wanted.generic
         needs = needs or (generic and self._choice is not None and self._choice.name == "classifier")
         tier = generic and self._weights is None and self._choice is None
         classifier = None
@@ -241,30 +235,19 @@ class Evaluator:
             best = "inception"
         if self._choice is not None:
             best = self._choice.name
-        if not self._explicit:
-            names = (metric_name(kind, best) for kind in DEFAULT_KINDS)
-            self._wanted = tuple(name for name in names if name in METRICS)
         tier_of_paths = "pixel_pca" if classifier is None else "classifier"
-        self._wanted = resolve(self._wanted, best, tier_of_paths if self._backbone is None else "lpips")
-        if tier and not self._explicit:
+        self._wanted.settle(best, tier_of_paths if self._backbone is None else "lpips")
+        if tier and not self._wanted.explicit:
             why = f" ({self._no_classifier})" if classifier is None else ""
-            stand_in = [name for name in self._wanted if METRICS[name].kind in ("fd", "is", "kd")]
-            self._warn(
-                f"no Inception weights here, so {', '.join(stand_in)} stand in for FID, IS and KID{why}; they compare "
+            stand_in = [name for name in self._wanted.names if METRICS[name].kind in ("fd", "is", "kd")]
+            distributed.say(
+                f"warning: no Inception weights here, so {', '.join(stand_in)} stand in for FID, IS and KID{why}; they compare "
                 "only with themselves"
             )
         return classifier
 
-    @staticmethod
-    def _warn(message: str) -> None:
-        if distributed.rank() == 0:
-            print(f"warning: {message}", file=sys.stderr)
-
     def _extraction(self) -> Extraction:
         """With what is in use: where nothing but Fréchet distances is wanted of an extractor, features need not be kept."""
-        kinds = {
-            name: {METRICS[m].kind for m in self._wanted if METRICS[m].extractor == name} for name in self._extractors
-        }
         judged = ("pixel_pca", "classifier")  # the verdicts and the accuracy look at each image; a row is small
         return Extraction(
             self._extractors,
@@ -272,7 +255,7 @@ class Evaluator:
             batch_size=self._batch_size,
             progress=self._progress,
             check=self._check,
-            only_statistics=[n for n, k in kinds.items() if k == {"fd"} and n not in judged],
+            only_statistics=[n for n in self._extractors if self._wanted.kinds_in(n) == {"fd"} and n not in judged],
         )
 
     # -- the evaluation ---------------------------------------------------------------------------------------------
@@ -284,11 +267,10 @@ class Evaluator:
         metric that was named.
         """
         self._check_shape(fake)
-        subset_size = self._check_counts(len(fake))
+        subset_size = self._wanted.check(fake)
         self._check_classes(fake)
-        self._check_possible(fake)
         self.prepare()
-        wanted = self._wanted if self._explicit else self._enough(fake)
+        wanted = self._wanted.of_images(fake, self._extractors)
         pairs = self._extras.pairs(fake)
         features, pixels = self._extraction().extract(fake, list(self._extractors), "generated images", pairs)
         harvest = Harvest(pairs, pixels, self._extras.lengths(fake))
@@ -351,67 +333,10 @@ class Evaluator:
             labels=labels,
             class_names=self.reference.class_names,
         )
-        subset_size = self._check_counts(count)
+        subset_size = self._wanted.check(fake)
         self._check_classes(fake)
-        self._check_possible(fake)
-        wanted = self._wanted if self._explicit else self._enough(fake)
+        wanted = self._wanted.of_images(fake, self._extractors)
         return self._finish(fake, features, wanted, subset_size, fake.fingerprint(), Harvest())
-
-    def _check_counts(self, count: int) -> int:
-        """KID's subset size; DataError where images are too few."""
-        fewest = min(count, len(self.reference))
-        if count < 2:
-            raise DataError(f"{count} generated image is too few for any metric; give at least 2")
-        size = self._kid_subset_size or (SUBSET_SIZE if self._explicit else min(SUBSET_SIZE, fewest))
-        kinds = {METRICS[name].kind if name in METRICS else name: name for name in self._wanted}
-        if "is" in kinds and self._explicit and count < SPLITS:
-            raise DataError(
-                f"{kinds['is']} takes {SPLITS} splits, and there are {count} images; give at least {SPLITS}"
-            )
-        named = "kd" in kinds or self._kid_subset_size is not None
-        if named and (size < 2 or size > fewest):
-            raise DataError(
-                f"{kinds.get('kd', 'kid')} takes subsets of {size} images, and there are {count} generated and "
-                f"{len(self.reference)} real; give more images or a subset size from 2 to {fewest} (--kid-subset-size)"
-            )
-        few = [
-            name for kind, name in kinds.items() if kind in BALLS and fewest < fewest_images(kind) and self._explicit
-        ]
-        if few:
-            raise DataError(f"{few[0]} takes at least 3 images on each side, and there are {fewest}; give more")
-        return size
-
-    def _check_possible(self, fake: ImageSet) -> None:
-        """Raises DataError for a metric that was named and can't be had of these images: no labels, no generator."""
-        for name in self._wanted if self._explicit else ():
-            kind = METRICS[name].kind if name in METRICS else name
-            if kind in ("accuracy", "fd_per_class") and align_labels(fake, self.reference) is None:
-                raise DataError(f"{name} needs labels for the generated and the reference images; give labelled sets")
-            if reason := why_not(name, kind, fake):
-                raise DataError(reason)
-
-    def _enough(self, fake: ImageSet) -> tuple[str, ...]:
-        """The default metrics, less those that so few images do not allow, and with those that labels allow."""
-        fewest = {
-            kind: min(len(fake), len(self.reference)) for kind in BALLS
-        }  # the others' real side is checked already
-        kinds = {name: METRICS[name].kind for name in self._wanted}
-        left_out = [name for name, kind in kinds.items() if fewest.get(kind, len(fake)) < fewest_images(kind)]
-        if left_out:
-            self._warn(f"{', '.join(left_out)} left out: {len(fake)} images are too few")
-        wanted = [name for name in self._wanted if name not in left_out]
-        labels = align_labels(fake, self.reference)
-        best = METRICS[self._wanted[0]].extractor
-        if labels is not None and self._extractors[best].dims <= CHEAP_DIMENSIONS and self._has_pairs(labels):
-            wanted.append(metric_name("fd_per_class", best))
-        return tuple(wanted)
-
-    def _has_pairs(self, labels: np.ndarray) -> bool:
-        """Whether some class has two generated and two real images."""
-        assert self.reference.labels is not None
-        real = np.bincount(self.reference.labels)
-        mine = np.bincount(labels[labels >= 0], minlength=len(real))[: len(real)]
-        return bool(((real >= 2) & (mine >= 2)).any())
 
     def _report(
         self,

@@ -53,11 +53,6 @@ def content_key(images: ImageSet, extractor: Extractor, device: Any) -> str:
     )
 
 
-def _say(message: str) -> None:
-    if distributed.rank() == 0:
-        print(message, file=sys.stderr)
-
-
 class Extraction:
     """Extracts features of image sets. `extractors`: by the name under which metrics ask for them.
 
@@ -222,7 +217,7 @@ class _Walk:
                 before = self._parts.load(whole, {n: self._extractors[n].dims for n in whole})
             if before is not None:
                 there = min(self._count, len(before.indices))
-                _say(
+                distributed.say(
                     f"going on with {self._images.name}: the features of {there:,} of {self._count:,} images are there from "
                     "an evaluation that was interrupted"
                 )
@@ -275,11 +270,11 @@ class _Walk:
                     self._save(fresh, rows, mine)
                     saved = done
                 if saved:
-                    _say(
+                    distributed.say(
                         f"stopped; the same command goes on from the features of {saved * world:,} images that are kept"
                     )
                 elif time.monotonic() - clock > SAVE_SECONDS / 12:
-                    _say(f"stopped; the next evaluation of {self._images.name} starts anew")
+                    distributed.say(f"stopped; the next evaluation of {self._images.name} starts anew")
                 raise
         indices = np.concatenate([*mine, np.empty(0, dtype=np.int64)])
         kept = (np.concatenate(rows[name]) for name in order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,11 +128,10 @@ def _check_made(network: Extractor, reference: ReferenceStatistics) -> None:
             raise DataError(
                 f"{reference.name} was made with {key} {reference.made.get(key)}, and in use is {mine}; build it again"
             )
-    if not reference.made and distributed.rank() == 0:
-        print(
+    if not reference.made:
+        distributed.say(
             f"warning: {reference.name} does not say how it was made: with another resize or other weights than "
-            f"{network.name}'s the distance means nothing",
-            file=sys.stderr,
+            f"{network.name}'s the distance means nothing"
         )
 
 
