@@ -206,7 +206,7 @@ def evaluate(
             )
         return
     options: dict[str, Any] = {
-        "metrics": metrics.split(",") if metrics else None,
+        "metrics": None if metrics is None else [name for name in metrics.split(",") if name],
         "kid_subset_size": kid_subset_size,
         "extractor": extractor,
         "precision": precision,

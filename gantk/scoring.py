@@ -107,13 +107,26 @@ def best_value(report: Report, best_by: str | None) -> tuple[str, float] | None:
     """The metric that ranks checkpoints and its value: `best_by`, or the Fréchet distance of the tier in use, or where the
     modes are known the reverse KL."""
     metrics = report.to_dict()["metrics"]
-    names = [name for name in metrics if name in ("fid", "reverse_kl") or name.startswith("fd_")]
+    distances = [name for name in metrics if name.startswith("fd_") and not name.endswith("-spatial")]
+    names = [*(name for name in ("fid", "reverse_kl") if name in metrics), *distances]
     if best_by:  # a generic name (`precision`) stands in the report with its features (`precision_classifier`)
         names = [best_by, *(name for name in metrics if best_by in GENERIC and name.startswith(f"{best_by}_"))]
+        names += [name for name in metrics if _is_of_other_weights(best_by, name)]
     for name in names:
         if name in metrics and metrics[name]["value"] is not None:
             return name, float(metrics[name]["value"])
     return None
+
+
+def _is_of_other_weights(metric: str, name: str) -> bool:
+    """Whether a score `name` is what `metric` is called under Inception weights that are not the published ones."""
+    known, found = METRICS.get(metric), find_metric(name)
+    if known is None or found is None or not known.extractor.startswith("inception"):
+        return False
+    spatial = known.extractor.endswith("spatial")
+    return (
+        known.kind == found.kind and found.extractor.startswith("inception-") and name.endswith("-spatial") == spatial
+    )
 
 
 def is_better(score: tuple[str, float], best: tuple[str, float] | None) -> bool:
@@ -216,10 +229,19 @@ def evaluate_images(
             )
         if heldout is not None:
             raise ConfigError(f"`--heldout` needs the real images themselves, and {reference} holds statistics of them")
+        if options.pop("kid_subset_size", None) is not None:
+            raise ConfigError(
+                f"`--kid-subset-size` goes with KID, and {reference} holds statistics, which do not allow it"
+            )
         statistics = read_reference(reference)
         report = evaluate_against_statistics(fake, statistics, device=place, progress=is_main, **options)
         return Outcome(report, notes)
     real, other = open_image_set(reference, skip_unreadable)
+    if both:
+        notes.append(
+            f"{reference} holds statistics and {len(real):,} images, and all scores are against the images: ask for FID and sFID "
+            "alone to have them of the statistics"
+        )
     if heldout is not None:
         other = open_image_set(heldout, skip_unreadable)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
@@ -260,6 +282,8 @@ def verify_images(
     choice = choose_extractor(extractor or "inception")
     if choice.name != "inception":
         raise ConfigError(f"`--verify` compares Inception's scores, and `--extractor {extractor}` is another network")
+    if holds_statistics(reference) and not holds_images_too(reference):
+        raise ConfigError(f"`--verify` compares images, and {reference} holds statistics of them: name the real images")
     weights, custom = find_weights(choice.file)
     sets = [open_image_set(path, skip_unreadable)[0] for path in (images, reference)]
     found = verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)

@@ -167,7 +167,7 @@ def _fields(metric: Metric, report: Mapping[str, Any]) -> dict[str, Any]:
     protocol = report["protocol"]
     kind, extractor = metric.kind, metric.extractor
     extractors = str(protocol.get("extractor", "")).split("+")
-    place = next((i for i, name in enumerate(extractors) if name.startswith(extractor)), None)
+    place = _place(extractor, extractors)
     fields = {}
     for key in RANKED_BY:
         value = protocol.get(key)
@@ -177,6 +177,15 @@ def _fields(metric: Metric, report: Mapping[str, Any]) -> dict[str, Any]:
             value = str(value).split("+")[place]
         fields[key] = value
     return fields
+
+
+def _place(extractor: str, names: Sequence[str]) -> int | None:
+    """Which of the protocol's extractors a metric's is: `dinov2` is called `dinov2-vitb14` there."""
+    if extractor in names:
+        return names.index(extractor)
+    spatial = extractor.endswith("spatial")
+    stem = extractor.removesuffix("_spatial")
+    return next((i for i, n in enumerate(names) if n.startswith(stem) and n.endswith("-spatial") == spatial), None)
 
 
 def _within_error(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

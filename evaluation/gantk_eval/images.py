@@ -212,7 +212,8 @@ def _check_pixels(array: np.ndarray, name: str) -> np.ndarray:
                 seen = f" from {sample.min():.4g} to {sample.max():.4g}"
         raise DataError(
             f"{name} holds {array.dtype} values{seen}, and images must be uint8; from [-1, 1] convert with "
-            "(x * 127.5 + 128).clip(0, 255).astype(uint8)"
+            "(x * 127.5 + 128).clip(0, 255).astype(uint8), from [0, 1] with (x * 255 + 0.5).clip(0, 255).astype(uint8), "
+            "whole numbers from 0 to 255 with astype(uint8)"
         )
     if array.ndim == 3:
         array = array[..., None]

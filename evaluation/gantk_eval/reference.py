@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gantk_eval import distributed
+from gantk_eval.cache import pack, unpack
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.extraction import Extraction
 from gantk_eval.extractors import Extractor
@@ -60,6 +62,8 @@ class Moments:
             raise ValueError("not finite everywhere")
         if not np.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9 * float(np.abs(covariance).max() or 1.0)):
             raise ValueError("not symmetric, so no covariance")
+        if (covariance.diagonal() < 0).any():
+            raise ValueError("negative on the diagonal, so no covariance")
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,14 @@ class ReferenceStatistics:
     name: str
     spatial: Moments | None = None
 
-    def fingerprint(self) -> str:
-        """sha256 of the numbers of `features`."""
-        data = np.ascontiguousarray(self.features.mean).tobytes()
-        return hashlib.sha256(data + np.ascontiguousarray(self.features.covariance).tobytes()).hexdigest()
+    def fingerprint(self, *, spatial: bool = False) -> str:
+        """sha256 of the numbers of `features`; with `spatial` of those too."""
+        digest = hashlib.sha256()
+        for moments in (self.features, self.spatial if spatial else None):
+            if moments is not None:
+                digest.update(np.ascontiguousarray(moments.mean).tobytes())
+                digest.update(np.ascontiguousarray(moments.covariance).tobytes())
+        return digest.hexdigest()
 
 
 def holds_statistics(path: str | Path) -> bool:
@@ -108,16 +116,26 @@ def read_reference(path: str | Path) -> ReferenceStatistics:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float64) for name in ("mu", "sigma")}
-            arrays |= {name: file[name].astype(np.float64) for name in ("mu_s", "sigma_s") if name in file.files}
+            names = ["mu", "sigma", *(name for name in ("mu_s", "sigma_s") if name in file.files)]
+            arrays = {name: _real_numbers(file[name], name) for name in names}
             count = int(file["count"]) if "count" in file.files else None
             made = json.loads(str(file["gantk"])) if "gantk" in file.files else {}
+            if count is not None and count < 2:
+                raise ValueError(f"`count` is {count}, and statistics are of at least 2 images")
+            if not isinstance(made, dict):
+                raise ValueError("`gantk` does not say how the file was made")
     except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot read {path}: {what}; give reference statistics, an .npz with mu and sigma") from error
     features = _moments(path, arrays, "mu", "sigma")
     spatial = _moments(path, arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= set(arrays) else None
     return ReferenceStatistics(features, count, dict(made), str(path), spatial)
+
+
+def _real_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds {array.dtype} values")
+    return array.astype(np.float64)
 
 
 def _moments(path: Path, arrays: Mapping[str, np.ndarray], mean: str, covariance: str) -> Moments:
@@ -186,9 +204,13 @@ def build_reference(
     """The statistics of a set, from the cache where its content, the extractor and its weights have been seen before.
 
     Memory does not grow with the number of images. `spatial`: also those that sFID compares, from the same pass. Raises
-    UserError for an extractor that statistics are of no use with, or `spatial` with another than Inception; WeightsError for
-    missing weights.
+    UserError for an extractor that statistics are of no use with, or `spatial` with another than Inception; DataError for
+    fewer than 2 images, WeightsError for missing weights. Every rank gets the same.
     """
+    if len(images) < 2:
+        raise DataError(
+            f"{images.name} holds {len(images)} image; statistics need at least 2, and thousands to mean much"
+        )
     _, network = extractor_of_statistics(extractor, inception_weights, precision, images.shape[:2], device)
     networks = {"features": network}
     if spatial:
@@ -198,8 +220,15 @@ def build_reference(
     extraction = Extraction(
         networks, device=device, batch_size=batch_size, progress=progress, only_statistics=list(networks)
     )
-    found = {name: features.statistics for name, features in extraction.cached(images, "reference").items()}
-    moments = {name: Moments(each.mean, each.covariance) for name, each in found.items()}
+    found = extraction.cached(images, "reference")
+
+    def numbers() -> bytes:  # features that were cached are on the first rank alone
+        statistics = {name: found[name].statistics for name in networks}
+        means = {f"{name}.mean": each.mean for name, each in statistics.items()}
+        return pack(means | {f"{name}.covariance": each.covariance for name, each in statistics.items()})
+
+    arrays = unpack(distributed.from_first(numbers))
+    moments = {name: Moments(arrays[f"{name}.mean"], arrays[f"{name}.covariance"]) for name in networks}
     made = {key: getattr(network, {"extractor": "name"}.get(key, key)) for key in MADE_WITH}
     made |= {"images_sha256": images.fingerprint(), "shape": list(images.shape)}
-    return ReferenceStatistics(moments["features"], found["features"].count, made, images.name, moments.get("spatial"))
+    return ReferenceStatistics(moments["features"], len(images), made, images.name, moments.get("spatial"))

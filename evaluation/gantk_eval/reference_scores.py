@@ -32,6 +32,10 @@ UNKNOWN_COUNT = 1 << 40
 
 def allowed_by_statistics(metric: str) -> bool:
     """Whether a metric, by its name, needs no more of the reference than its statistics."""
+    if metric in ("fd_pixel_pca", "fd_classifier") or metric.endswith(
+        "_per_class"
+    ):  # made from the images; of their labels
+        return False
     return metric in ("fid", "sfid") or metric.startswith("fd_")
 
 
@@ -60,19 +64,25 @@ def evaluate_against_statistics(
         if asked == "sfid":
             spatial = _spatial(network, reference)
             compared[metric_name("fd", spatial[0].name)] = spatial
-        elif asked in ("fid", name):
+        elif asked == name or (asked == "fid" and isinstance(network, InceptionExtractor)):
             compared[name] = (network, reference.features)
+        elif asked == "fid":
+            raise DataError(f"fid is of Inception's features, and the extractor is {network.name}: say {name}")
         else:
             raise DataError(
                 f"{reference.name} holds statistics, which allow fid and sfid alone; give the real images for {asked}"
             )
     for each, moments in compared.values():
+        if each.dims != len(moments.mean) and moments is reference.spatial:
+            raise DataError(
+                f"mu_s in {reference.name} is of {len(moments.mean)} features, and sFID's are {each.dims}; build it again"
+            )
         if each.dims != len(moments.mean):
             raise DataError(
                 f"{reference.name} is of {len(moments.mean)} features, and {each.name} has {each.dims}; name the extractor "
                 "that it was made with (--extractor)"
             )
-    _check_made(network, reference)
+    _check_made(network, reference, fake)
     extraction = Extraction(
         {name: each for name, (each, _) in compared.items()},
         device=device,
@@ -98,7 +108,7 @@ def evaluate_against_statistics(
             if found.warning:
                 entries[name]["warning"] = found.warning
         protocol = _protocol(fake, reference, [each for each, _ in compared.values()], fingerprint, device)
-        why = f"{reference.name} holds statistics and no images, and the tests need both"
+        why = f"{reference.name} was compared with by its statistics alone, and the tests need real images (--heldout)"
         skipped = left_out(images=fake)
         report = Report(entries, inconclusive(why), protocol.to_dict(), skipped=skipped)
         return report.to_json(indent=None).encode()
@@ -114,14 +124,20 @@ def _spatial(network: Extractor, reference: ReferenceStatistics) -> tuple[Extrac
         )
     if reference.spatial is None:
         raise DataError(
-            f"{reference.name} has no mu_s and sigma_s, which sfid is worked out from; build it with "
+            f"{reference.name} has not both mu_s and sigma_s, which sfid is worked out from; build it with "
             "`gantk reference build --form adm`, or give the real images"
         )
     return InceptionSpatialExtractor(network), reference.spatial
 
 
-def _check_made(network: Extractor, reference: ReferenceStatistics) -> None:
+def _check_made(network: Extractor, reference: ReferenceStatistics, fake: ImageSet) -> None:
     """Raises DataError where the statistics were made otherwise; warns where they do not say how."""
+    made_of = reference.made.get("shape")
+    if made_of is not None and list(made_of)[:2] != list(fake.shape[:2]):
+        raise DataError(
+            f"{reference.name} is of images of {made_of[1]}×{made_of[0]}, and {fake.name} is {fake.shape[1]}×{fake.shape[0]}; "
+            "bring both to one size"
+        )
     for key in MADE_WITH if reference.made else ():
         mine = getattr(network, {"extractor": "name"}.get(key, key))
         if reference.made.get(key) != mine:
@@ -151,7 +167,10 @@ def _protocol(
         n_heldout=None,
         seed=0,
         # Built from known images it is the same reference as they are.
-        reference_sha256=str(reference.made.get("images_sha256") or reference.fingerprint()),
+        reference_sha256=str(
+            reference.made.get("images_sha256")
+            or reference.fingerprint(spatial=any(isinstance(e, InceptionSpatialExtractor) for e in networks))
+        ),
         heldout_sha256=None,
         fake_sha256=fingerprint,
         is_splits=None,

@@ -69,7 +69,7 @@ class Wanted:
     def check(self, fake: ImageSet) -> int:
         """KID's subset size. Raises DataError where images are too few, or a metric that was named can't be had of them: no
         labels, no generator."""
-        size = self._check_counts(len(fake))
+        size = self._check_counts(len(fake), fake.name)
         for name in self.names if self.explicit else ():
             kind = METRICS[name].kind if name in METRICS else name
             if kind in ("accuracy", "fd_per_class") and align_labels(fake, self._reference) is None:
@@ -78,10 +78,10 @@ class Wanted:
                 raise DataError(reason)
         return size
 
-    def _check_counts(self, count: int) -> int:
+    def _check_counts(self, count: int, name: str) -> int:
         fewest = min(count, len(self._reference))
         if count < 2:
-            raise DataError(f"{count} generated image is too few for any metric; give at least 2")
+            raise DataError(f"{name} holds {count} image, which is too few for any metric; give at least 2")
         size = self._kid_subset_size or (SUBSET_SIZE if self.explicit else min(SUBSET_SIZE, fewest))
         kinds = {METRICS[name].kind if name in METRICS else name: name for name in self.names}
         if "is" in kinds and self.explicit and count < SPLITS:

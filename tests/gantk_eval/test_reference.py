@@ -16,7 +16,13 @@ from gantk_eval.reference import (
     read_reference,
     write_reference,
 )
-from gantk_eval.reference_scores import evaluate_against_statistics
+from gantk_eval.reference_scores import allowed_by_statistics, evaluate_against_statistics
+
+
+def test_which_metrics_statistics_allow() -> None:
+    assert all(map(allowed_by_statistics, ("fid", "sfid", "fd_net", "fd_dinov2")))
+    others = ("kid", "fd_pixel_pca", "fd_classifier", "fd_classifier_per_class", "fid_per_class", "precision_inception")
+    assert not any(map(allowed_by_statistics, others))
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -29,6 +35,39 @@ def test_a_file_may_have_any_name(tmp_path: Path, net: Path) -> None:
     assert set(evaluate_against_statistics(ArrayImages(pictures(40, 1)), found, extractor=path).metrics) == {
         "fd_my-vit-net"
     }
+
+
+@pytest.mark.parametrize("name", ["inception-v3-compat", "Inception v3 compat spatial", "lpips", "clip"])
+def test_no_file_lends_its_scores_the_name_of_another_network(tmp_path: Path, net: Path, name: str) -> None:
+    path = net.rename(tmp_path / f"{name}.pt")
+    expected = {f"fd_own-{name.lower().replace(' ', '-')}"}
+    real, fake = ArrayImages(pictures(50)), ArrayImages(pictures(40, 1))
+    against = evaluate_against_statistics(fake, build_reference(real, extractor=path), extractor=path)
+    assert set(against.metrics) == expected
+    plain = evaluate(fake, real, extractor=path, metrics=list(expected), collapse=False)
+    assert set(plain.metrics) == expected
+    with pytest.raises(DataError, match="fid is of Inception's features, and the extractor is own-"):
+        evaluate_against_statistics(fake, build_reference(real, extractor=path), extractor=path, metrics=["fid"])
+
+
+BUILD = """
+import numpy as np
+from gantk_eval import ArrayImages
+from gantk_eval.reference import build_reference
+images = ArrayImages(np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+print(build_reference(images, extractor={net!r}).fingerprint())
+"""
+
+
+def test_two_processes_build_the_same_from_the_cache_and_without(in_processes, net: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Cached features are on the first rank alone, and every rank has the statistics."""
+    fingerprints = []
+    for cache in ("one", "two", "two"):
+        ended = in_processes(BUILD.format(net=str(net)), 1 if cache == "one" else 2, tmp_path / cache)
+        assert all(code == 0 for code, _, _ in ended), ended
+        fingerprints += [output.split()[-1] for _, output, _ in ended]
+    assert len(fingerprints) == 5
+    assert len(set(fingerprints[1:])) == 1
 
 
 @pytest.fixture
@@ -102,6 +141,10 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, net: Path) -> No
     short = type(found)(Moments(found.features.mean[:4], found.features.covariance[:4, :4]), 50, {}, "b.npz")
     with pytest.raises(DataError, match=r"b\.npz is of 4 features, and net has 12"):
         evaluate_against_statistics(fake, short, extractor=net)
+    with pytest.raises(DataError, match="holds 1 image; statistics need at least 2"):
+        build_reference(ArrayImages(pictures(1)), extractor=net)
+    with pytest.raises(DataError, match=r"is of images of 8×8, and .* is 16×16"):
+        evaluate_against_statistics(ArrayImages(np.zeros((3, 16, 16, 3), np.uint8)), found, extractor=net)
     with pytest.raises(UserError, match="made from the reference's images"):
         build_reference(fake, extractor="pixel_pca")
     bad = {
@@ -109,6 +152,10 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, net: Path) -> No
         "nan": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
         "skew": {"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])},
         "spatial": {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_s": np.eye(3)},
+        "count": {"mu": np.zeros(3), "sigma": np.eye(3), "count": np.array(1)},
+        "made": {"mu": np.zeros(3), "sigma": np.eye(3), "gantk": np.array("3")},
+        "complex": {"mu": np.zeros(3), "sigma": np.eye(3) * (1 + 0j)},
+        "negative": {"mu": np.zeros(3), "sigma": -np.eye(3)},
         "pickle": {"mu": np.array([{}], dtype=object), "sigma": np.eye(3)},
     }
     for name, arrays in bad.items():
@@ -137,7 +184,11 @@ def test_the_command_builds_shows_and_compares(tmp_path: Path, net: Path) -> Non
     shown = run.invoke(app, ["reference", "show", str(out), "--json"], catch_exceptions=False)
     assert json.loads(shown.stdout)["images"] == 60
     assert "net" in run.invoke(app, ["reference", "show", str(out)], catch_exceptions=False).stdout
+    refused = run.invoke(app, ["eval", "--images", str(tmp_path / "fake.npz"), "--reference", str(out), "--verify"])
+    assert "`--verify` compares images" in str(refused.exception)
     score = ["eval", "--images", str(tmp_path / "fake.npz"), "--reference", str(out), "--extractor", str(net), "--json"]
     result = run.invoke(app, [*score, "--device", "cpu"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert set(json.loads(result.stdout)["metrics"]) == {"fd_net"}
+    subset = run.invoke(app, [*score, "--device", "cpu", "--kid-subset-size", "10"])
+    assert "`--kid-subset-size` goes with KID" in str(subset.exception)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gantk_eval import ArrayImages, DataError, Evaluator, UserError
+from gantk_eval import ArrayImages, DataError, Evaluator, Report, UserError
+from gantk_eval.compare import compare
 from gantk_eval.extractors.inception import InceptionExtractor
 from gantk_eval.extractors.inception_spatial import InceptionSpatialExtractor, features_under
 from gantk_eval.metrics import METRICS, find_metric, metric_name
-from gantk_eval.reference import build_reference, read_reference, write_reference
+from gantk_eval.reference import Moments, build_reference, read_reference, write_reference
 from gantk_eval.reference_scores import evaluate_against_statistics
 from gantk_eval.verify import exact_frechet
+
+from gantk.scoring import best_value
 
 NAME = "fd_inception-custom-spatial"
 
@@ -120,6 +125,45 @@ def test_adms_form_is_written_and_read(inception_weights: Path, network: Incepti
     assert mine.protocol["fingerprint"] == plain.protocol["fingerprint"]
 
 
+def test_files_of_other_programs_are_told_apart_by_what_sfid_compares(inception_weights: Path) -> None:
+    images = ArrayImages(blotches(4, 8))
+    built = build_reference(images, inception_weights=inception_weights, spatial=True)
+    assert built.spatial is not None
+    foreign = replace(built, made={})
+    other = replace(foreign, spatial=Moments(built.spatial.mean + 1, built.spatial.covariance))
+    for metrics, same in ((["fid"], True), (["fid", "sfid"], False)):
+        options = {"inception_weights": inception_weights, "metrics": metrics}
+        found = [
+            evaluate_against_statistics(images, each, **options).protocol["fingerprint"] for each in (foreign, other)
+        ]
+        assert (found[0] == found[1]) == same, metrics
+
+
+def test_runs_are_compared_whatever_else_was_asked_for(inception_weights: Path) -> None:
+    real, options = ArrayImages(blotches(6, 11)), {"inception_weights": inception_weights, "collapse": False}
+    reports = {}
+    for number, metrics in enumerate((["fid"], ["sfid", "fid"], ["fid", "sfid"], ["sfid"])):
+        report = Evaluator(real, metrics=metrics, **options).evaluate(ArrayImages(blotches(5, 20 + number)))
+        reports[str(number)] = report.to_dict()
+    for text in (json.dumps(reports), json.dumps(reports).replace("inception-custom", "inception-v3-compat")):
+        found = compare(json.loads(text))
+        assert not found.differs
+        assert sorted(map(len, found.ranking.values())) == [3, 3]
+
+
+def test_the_best_checkpoint_by_it_under_weights_of_ones_own() -> None:
+    def report(**scores: float) -> Report:
+        entries = {name.replace("__", "-"): {"value": value} for name, value in scores.items()}
+        return Report(entries, {"verdict": "ok", "reasons": []}, {})
+
+    custom = report(fd_inception__custom__spatial=2.0, fd_inception__custom=3.0)
+    assert best_value(custom, None) == ("fd_inception-custom", 3.0)
+    assert best_value(custom, "fid") == ("fd_inception-custom", 3.0)
+    assert best_value(custom, "sfid") == (NAME, 2.0)
+    assert best_value(report(sfid=1.0, fid=4.0), None) == ("fid", 4.0)
+    assert best_value(report(sfid=1.0, fid=4.0), "sfid") == ("sfid", 1.0)
+
+
 def test_grey_images_are_written_as_rgb(inception_weights: Path, tmp_path: Path) -> None:
     grey = ArrayImages(blotches(3, 7)[..., :1])
     write_reference(tmp_path / "a.npz", build_reference(grey, inception_weights=inception_weights, spatial=True), grey)
@@ -131,8 +175,12 @@ def test_sfid_where_it_cannot_be_had(inception_weights: Path, tmp_path: Path) ->
     images = ArrayImages(blotches(4, 8))
     plain = build_reference(images, inception_weights=inception_weights)
     assert plain.spatial is None
-    with pytest.raises(DataError, match=r"no mu_s and sigma_s.*--form adm"):
+    with pytest.raises(DataError, match=r"not both mu_s and sigma_s.*--form adm"):
         evaluate_against_statistics(images, plain, inception_weights=inception_weights, metrics=["sfid"])
+
+    short = replace(plain, spatial=Moments(np.zeros(100), np.eye(100)))
+    with pytest.raises(DataError, match=r"mu_s in .* is of 100 features, and sFID's are 2023"):
+        evaluate_against_statistics(images, short, inception_weights=inception_weights, metrics=["sfid"])
 
     class Mean(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,8 +194,6 @@ def test_sfid_where_it_cannot_be_had(inception_weights: Path, tmp_path: Path) ->
 
 
 def test_the_command(inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
-
     from typer.testing import CliRunner
 
     from gantk.cli import app
@@ -168,3 +214,11 @@ def test_the_command(inception_weights: Path, tmp_path: Path, monkeypatch: pytes
     result = run.invoke(app, [*score, "--device", "cpu"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert set(json.loads(result.stdout)["metrics"]) == {"fd_inception-custom", NAME}
+
+
+@pytest.mark.parametrize("sizes", [(5, 18), (1, 22), (16, 7)])
+def test_an_images_features_do_not_depend_on_the_batch(network: InceptionExtractor, sizes: tuple[int, int]) -> None:
+    images = blotches(23, 12)
+    whole, parts = network.with_spatial(images), np.split(images, [sizes[0]])
+    for number, kind in enumerate(("features", "spatial")):
+        assert np.array_equal(np.concatenate([network.with_spatial(p)[number] for p in parts]), whole[number]), kind

@@ -62,8 +62,7 @@ def choose_extractor(wanted: str | Path) -> Choice:
 
 
 def _own(path: Path) -> Choice:
-    name = name_of_file(path)
-    return Choice(f"own-{name}" if name in NAMES else name, path, own=True)
+    return Choice(name_of_file(path), path, own=True)
 
 
 def build_extractor(choice: Choice, *, shape: tuple[int, int], device: Any) -> Extractor:

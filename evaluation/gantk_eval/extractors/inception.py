@@ -174,12 +174,12 @@ class InceptionExtractor:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, 1 or 3] -> float32 [n, 2048]; grey is repeated to RGB."""
-        # Convolutions give each image the same bits in any batch, so that the last block need not be filled up.
-        return in_blocks(images, block_size(self._device), lambda block: self._run(block)[0], fill=False)
+        # Filled up: for less than a whole block other kernels are chosen, which round in another order.
+        return in_blocks(images, block_size(self._device), lambda block: self._run(block)[0], fill=True)
 
     def with_spatial(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`features`, and from the same pass those of `inception_spatial`, float32 [n, 2023]."""
-        both = in_blocks(images, block_size(self._device), lambda block: np.hstack(self._run(block, True)), fill=False)
+        both = in_blocks(images, block_size(self._device), lambda block: np.hstack(self._run(block, True)), fill=True)
         return np.ascontiguousarray(both[:, : self.dims]), np.ascontiguousarray(both[:, self.dims :])
 
     def _run(self, images: np.ndarray, spatial: bool = False) -> tuple[np.ndarray, ...]:

@@ -25,9 +25,17 @@ WANTED = (
 )
 
 
+TAKEN = ("dinov2", "clip", "classifier", "lpips", "pixels")
+"""Names of extractors that come with gantk, besides all that begin with `inception`."""
+
+
 def name_of_file(path: Path) -> str:
-    """The name of a file's scores: its own without the ending, in lower case (`fd_my-net` for `My Net.pt`)."""
-    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "module"
+    """The name of a file's scores: its own without the ending, in lower case (`fd_my-net` for `My Net.pt`).
+
+    No file may lend its scores the name of another network's: `inception-v3-compat.pt` is `own-inception-v3-compat`.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "module"
+    return f"own-{name}" if name in TAKEN or name.startswith("inception") else name
 
 
 @contextmanager
