@@ -4,7 +4,8 @@
     python -m benchmarks.mixtures --steps 20000 --minutes 8  # marked `_short`; the same command again goes on
 
 Each cell is a run of `configs/ring.yaml`, `grid.yaml` or `stacked_mnist.yaml` with a recipe's overrides, scored at its end on
-as many samples as the protocol says, without averaged weights. Runs are resumable, and those that are whole are not run again.
+as many samples as the protocol says, without averaged weights. Runs are resumable, and those that are whole are not run again;
+what the results' file holds of other data and recipes stays in it, and in the table.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -167,43 +169,61 @@ def spread(values: list[float], digits: int) -> str:
     return f"{mean}±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def table(cells: list[Cell], runs: Path) -> tuple[list[str], dict[str, Any]]:
-    """The lines of the table in Markdown, and the figures."""
+def figures_of(cells: list[Cell], runs: Path) -> dict[str, Any]:
+    """What the whole ones among the runs gave: `ring/gan_short` -> {steps, command, date, seeds: {seed: scores}}."""
+    figures: dict[str, Any] = {}
+    for cell in cells:
+        if result := result_of(cell, runs):
+            name = f"{cell.data}/{cell.recipe}{'' if cell.steps >= full_steps(cell.data) else '_short'}"
+            made = {"steps": cell.steps, "command": records.command(), "date": date.today().isoformat(), "seeds": {}}
+            figures.setdefault(name, made)["seeds"][str(cell.seed)] = result
+    return figures
+
+
+def table(figures: Mapping[str, Any]) -> list[str]:
+    """The lines of the table in Markdown: the published rows, ours, and the floors, data by data."""
     lines = [
         "| | seeds | modes | high quality, % | reverse KL | spread of a mode | verdicts |",
         "|---|---|---|---|---|---|---|",
     ]
-    figures: dict[str, Any] = {}
-    for data in dict.fromkeys(cell.data for cell in cells):
+    for data in dict.fromkeys(name.partition("/")[0] for name in figures):
         most = 1000 if data == "stacked_mnist" else 25 if data == "grid" else 8
         for source, (modes, quality, kl) in PUBLISHED[data].items():
             lines.append(f"| {data}, published: {source} | | {modes} | {quality} | {kl} | – | – |")
         floor: dict[str, list[float]] = {}
-        for key in dict.fromkeys((cell.recipe, cell.steps) for cell in cells if cell.data == data):
-            mine = [cell for cell in cells if cell.data == data and (cell.recipe, cell.steps) == key]
-            found = {cell.seed: result for cell in mine if (result := result_of(cell, runs))}
-            if not found:
-                continue
-            rows = list(found.values())
-            floor = rows[0]["floors"]
-            name = f"{key[0]}{'' if key[1] >= full_steps(data) else '_short'}"
-            quality = spread([100 * row["high_quality"] for row in rows], 1) if "high_quality" in rows[0] else "–"
-            shrink = spread([row["mode_spread"] for row in rows], 2) if "mode_spread" in rows[0] else "–"
-            verdicts = ", ".join(row["verdict"] for row in rows)
-            lines.append(
-                f"| **{data}, ours: {name}** ({key[1]:,} steps) | {len(rows)} | {spread([row['modes'] for row in rows], 1)} | "
-                f"{quality} | {spread([row['reverse_kl'] for row in rows], 3)} | {shrink} | {verdicts} |"
-            )
-            figures[f"{data}/{name}"] = {"steps": key[1], "seeds": found}
-        if floor:
-            ranges = {key: f"{mean:.4g} [{low:.4g}, {high:.4g}]" for key, (mean, low, high) in floor.items()}
-            good = floor.get("high_quality")
-            percent = f"{100 * good[0]:.2f} [{100 * good[1]:.1f}, {100 * good[2]:.1f}]" if good else "–"
-            lines.append(
-                f"| {data}, a perfect sampler of {most} modes | | {ranges['modes']} | {percent} | {ranges['reverse_kl']} | "
-                f"{ranges.get('mode_spread', '–')} | ok |"
-            )
-    return lines, figures
+        for name, entry in figures.items():
+            if name.startswith(f"{data}/"):
+                rows = list(entry["seeds"].values())
+                lines.append(_line(name, entry["steps"], rows))
+                floor = rows[0]["floors"]
+        ranges = {key: f"{mean:.4g} [{low:.4g}, {high:.4g}]" for key, (mean, low, high) in floor.items()}
+        good = floor.get("high_quality")
+        percent = f"{100 * good[0]:.2f} [{100 * good[1]:.1f}, {100 * good[2]:.1f}]" if good else "–"
+        lines.append(
+            f"| {data}, a perfect sampler of {most} modes | | {ranges['modes']} | {percent} | {ranges['reverse_kl']} | "
+            f"{ranges.get('mode_spread', '–')} | ok |"
+        )
+    return lines
+
+
+def _line(name: str, steps: int, rows: list[dict[str, Any]]) -> str:
+    data, _, recipe = name.partition("/")
+    quality = spread([100 * row["high_quality"] for row in rows], 1) if "high_quality" in rows[0] else "–"
+    shrink = spread([row["mode_spread"] for row in rows], 2) if "mode_spread" in rows[0] else "–"
+    return (
+        f"| **{data}, ours: {recipe}** ({steps:,} steps) | {len(rows)} | {spread([row['modes'] for row in rows], 1)} | "
+        f"{quality} | {spread([row['reverse_kl'] for row in rows], 3)} | {shrink} | "
+        f"{', '.join(row['verdict'] for row in rows)} |"
+    )
+
+
+def kept(folder: Path | None) -> dict[str, Any]:
+    """The figures of earlier calls, for other data and recipes."""
+    try:
+        figures = json.loads(((folder or records.RESULTS) / "mixtures.json").read_text())["figures"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {name: entry for name, entry in figures.items() if name != "not_run"}
 
 
 def main() -> None:
@@ -231,8 +251,8 @@ def main() -> None:
     ]
     options.runs.mkdir(parents=True, exist_ok=True)
     run_all(cells, options.runs, options.jobs, options.minutes, options.set)
-    lines, figures = table(cells, options.runs)
-    print("\n".join(lines))
+    figures = {**kept(options.results), **figures_of(cells, options.runs)}
+    print("\n".join(table(figures)))
     missing = [cell.name for cell in cells if result_of(cell, options.runs) is None]
     if missing:
         print(f"not whole yet: {', '.join(missing)}", file=sys.stderr)

@@ -176,6 +176,10 @@ def evaluate(
         raise ConfigError("`--samples` goes with `--ckpt`; all of `--images` are scored")
     if picture is not None and (picture.suffix.lower() != ".png" or not picture.resolve().parent.is_dir()):
         raise ConfigError(f"`--picture {picture}` cannot be written: name a .png file in a folder that is there")
+    if metrics is not None and not metrics.strip(", "):
+        raise ConfigError(
+            "`--metrics` names no metrics: give some, as `fid,kid`, or leave it out for all that cost little"
+        )
     if skip_unreadable and images is None:
         raise ConfigError("`--skip-unreadable` goes with `--images`; a run's own data is checked when it is prepared")
     if verify and images is None:
@@ -206,7 +210,7 @@ def evaluate(
             )
         return
     options: dict[str, Any] = {
-        "metrics": None if metrics is None else [name for name in metrics.split(",") if name],
+        "metrics": None if metrics is None else metrics.split(","),
         "kid_subset_size": kid_subset_size,
         "extractor": extractor,
         "precision": precision,

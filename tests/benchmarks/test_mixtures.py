@@ -35,7 +35,7 @@ def test_a_short_comparison(tmp_path: Path) -> None:
     command += ["--steps", "20", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path), "--set", *small]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "evaluation")])}
 
-    def run() -> str:
+    def run(command: list[str] = command) -> str:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
         )
@@ -52,3 +52,10 @@ def test_a_short_comparison(tmp_path: Path) -> None:
     before = status.read_bytes()
     assert run() == first
     assert status.read_bytes() == before  # a run that is whole is not run again
+    alone = [*command[: command.index("--recipes")], "--recipes", "stabilised", *command[command.index("--seeds") :]]
+    both = run(alone)
+    assert "ours: stabilised_short** (20 steps) | 1 |" in both
+    assert "ours: gan_short** (20 steps) | 1 |" in both  # of the earlier call
+    assert set(json.loads((tmp_path / "mixtures.json").read_text())["figures"]) == {
+        *("ring/gan_short", "ring/pacgan2_short", "ring/stabilised_short", "not_run")
+    }

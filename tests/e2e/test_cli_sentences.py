@@ -456,6 +456,8 @@ def test_images_beside_statistics_are_for_what_needs_them(tmp_path: Path, gantk)
     result = gantk(*command, "--metrics", "kd_pixel_pca", "--kid-subset-size", 50)
     assert result.code == 0, result.err
     assert json.loads(result.out)["protocol"]["n_real"] == 120
+    assert "120 images, and all scores are against the images" in result.err
+    refused(gantk(*command, "--metrics", ""), 2, "`--metrics` names no metrics")
     refused(gantk(*command, "--metrics", "fid"), 3, "weights-inception-2015-12-05-6726825d.pth")
 
 
