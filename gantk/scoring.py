@@ -197,7 +197,10 @@ def write_picture(path: Path, report: Report) -> None:
         DataError: where there is none, as without held-out images.
     """
     if report.picture is None:
-        raise DataError(f"there is no picture to write to {path}: {report.collapse['reasons'][0]}")
+        why = "where the modes are known none is drawn; the samples themselves are in the run's samples/"
+        if report.verdict == "inconclusive":
+            why = report.collapse["reasons"][0]
+        raise DataError(f"there is no picture to write to {path}: {why}")
     try:
         records.write_atomic(path, report.picture)
     except OSError as error:

@@ -41,6 +41,8 @@ from gantk_eval.wanted import Wanted
 
 __all__ = ["Evaluator"]
 
+FEWEST_PERMUTATIONS = 999
+"""With fewer not even the smallest p, 1 / (1 + B), passes Holm's correction over ten tests."""
 INCEPTIONS = ("inception", "inception_spatial")
 """One network, from which both kinds of features come in one pass."""
 
@@ -96,6 +98,11 @@ class Evaluator:
             METRICS.update(metrics_of(self._choice.name, classes=False))
         if precision not in PRECISIONS:
             raise UserError(f"the precision of the evaluation is {precision!r}; choose from {', '.join(PRECISIONS)}")
+        if collapse and permutations < FEWEST_PERMUTATIONS:
+            raise UserError(
+                f"{permutations} permutations are too few for any of the collapse tests to reject at 1 %; give at least "
+                f"{FEWEST_PERMUTATIONS}, or collapse=False"
+            )
         self._precision = precision
         self._device, self._seed, self._batch_size = device, seed, batch_size
         self._progress = progress

@@ -32,6 +32,7 @@ DUPLICATED, REPEATED = 0.2, 0.05
 FEWEST_GOOD = 0.5
 """Below this share of samples of high quality nothing that did not fire may be called `ok`."""
 FEWEST_IN_MODE = 10
+FEWEST_FOR_EXTENT = 20
 
 
 class SampleSet(Protocol):
@@ -150,7 +151,8 @@ class KnownModesEvaluator(ABC):
 
 def entry(value: float, floor: Floor | None, count: int, n_real: int, **more: Any) -> dict[str, Any]:
     """A metric's entry with a perfect sampler's mean as the floor, and its 99 % range as `floor_low`, `floor_high`."""
-    if floor is None:
+    # With few samples some repetitions have none of what is measured (the spread of a mode of ten samples).
+    if floor is None or not math.isfinite(floor.mean):
         return score(value, n_fake=count, n_real=n_real, **more)
     between = {"floor_low": floor.low, "floor_high": floor.high}
     return score(value, n_fake=count, n_real=n_real, floor=floor.mean, floor_n=count, **between, **more)
@@ -224,8 +226,9 @@ def judge_mixture(found: Measures, mixture: Mixture) -> dict[str, Any]:
     """The verdict on samples of a known mixture: {verdict, reasons, tests, missing}.
 
     In this order of precedence: the extent of the whole; repeated points; lost and starved modes, by the samples nearest to
-    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Each test's p is exact
-    under a perfect sampler, but for the spread, where it is a normal approximation; Holm over the four at 1 %.
+    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Under a perfect sampler
+    the p of the second and third is exact or an upper bound, the others' is of normal and exponential laws; Holm over the four
+    at 1 %.
     """
     good = found.high_quality
     tests = [_extent(found, mixture), _repeated(found, mixture), _lost(found, mixture), _shrunken(found, mixture)]
@@ -305,8 +308,19 @@ def _lost(found: Measures, mixture: Mixture) -> TestResult:
 
 
 def _extent(found: Measures, mixture: Mixture) -> TestResult:
-    from scipy.stats import norm
+    """The spread of all samples about their mean, over the mixture's.
 
+    Under a perfect sampler of n points its square is 1 + a normal variable (of the mean of |x|²) - an exponential one (of the
+    squared distance of their mean from the mixture's, which is 1 / n on average where both axes are alike).
+    """
+    from scipy.stats import exponnorm
+
+    if found.count < FEWEST_FOR_EXTENT:
+        result = TestResult("extent", found.spread_all, 1.0, 0.0, 1.0, "none", powerful=False)
+        result.weakness = (
+            f"{found.count} samples are too few to tell how far they spread; draw {FEWEST_FOR_EXTENT} or more"
+        )
+        return result
     # The variance of |x|², with |x|² = |m|² + 2 m·e + |e|² for a mean m and noise e.
     norms = (mixture.means**2).sum(axis=1)
     variance = norms.var() + 4 * norms.mean() * mixture.std**2 + 4 * mixture.std**4
@@ -318,7 +332,7 @@ def _extent(found: Measures, mixture: Mixture) -> TestResult:
         statistic=ratio,
         null_mean=1.0,
         effect=1 - min(1.0, ratio),
-        p=float(norm.cdf((ratio**2 - 1) / error)),
+        p=float(exponnorm.sf(-(ratio**2), 1 / (found.count * error), loc=-1.0, scale=error)),
         severity=_severity(ratio * (1 + 2.33 * error), DROPPED, STARVED),
     )
     if result.severity != "none":

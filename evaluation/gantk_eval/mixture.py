@@ -145,12 +145,13 @@ def truncated_moments() -> tuple[float, float]:
 
 
 def measure(points: np.ndarray, mixture: Mixture) -> Measures:
-    """The measures of samples, float [n, 2]. Points that are not finite count as samples that hit nothing.
+    """The measures of samples, float [n, 2]. Points that are not finite count as samples that hit nothing and repeat nothing.
 
     Raises ValueError for another shape.
     """
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"points must be [n, 2] with n at least 1, not {points.shape}")
+    finite = points[np.isfinite(points).all(axis=1)].astype(np.float64)
     points = np.nan_to_num(points.astype(np.float64), nan=1e9, posinf=1e9, neginf=-1e9)
     mode, distance = mixture.nearest(points)
     within = distance < HIGH_QUALITY
@@ -160,7 +161,7 @@ def measure(points: np.ndarray, mixture: Mixture) -> Measures:
         assigned=np.bincount(mode, minlength=size),
         good=np.bincount(mode[within], minlength=size),
         squares=np.bincount(mode[within], weights=distance[within] ** 2, minlength=size),
-        duplicates=_duplicates(points, DUPLICATE * mixture.std),
+        duplicates=_duplicates(finite, DUPLICATE * mixture.std),
         spread_all=float(np.sqrt(points.var(axis=0).sum() / true)),
     )
 

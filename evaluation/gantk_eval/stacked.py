@@ -21,6 +21,7 @@ import numpy as np
 from gantk_eval import distributed
 from gantk_eval.collapse.calibration import ALPHA, Severity, TestResult, permutation_p
 from gantk_eval.collapse.classes import corrected_shares
+from gantk_eval.collapse.quality import FEWEST_CERTAIN, clarity
 from gantk_eval.errors import DataError
 from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.images import ImageSet
@@ -45,6 +46,8 @@ MODES = DIGITS**3
 LOST, UNEVEN, COPIED = 0.02, 0.5, 0.2
 """The effects from which the verdict is `collapsed`: the share of modes lost, of evenness lost, of exact copies."""
 NAMED = 20
+REAL_DIGITS = 2000
+"""Real digits that say how clear a digit is."""
 
 
 def mode_of(digits: np.ndarray) -> np.ndarray:
@@ -124,7 +127,7 @@ def measure_counts(counts: np.ndarray, confusion: np.ndarray) -> StackedMeasures
     excess = variance - mean
     over = excess > 1e-9 * np.maximum(mean, 1e-12)
     size = mean**2 / np.where(over, excess, 1.0)
-    chance = np.where(over, size / (size + mean), 0.5)
+    chance = np.where(over, size / np.maximum(size + mean, 1e-300), 0.5)
     p = np.where(
         over,
         nbinom.sf(counts - 1, np.maximum(size, 1e-12), chance),
@@ -186,6 +189,7 @@ class StackedEvaluator(KnownModesEvaluator):
         super().__init__(**options)
         self._digits, self._device, self._progress, self.n_real = digits, device, progress, n_real
         self._classifier: ClassifierExtractor | None = None
+        self._clear = np.full(DIGITS, -np.inf)
         if digits.labels is None or digits.labels.max() >= DIGITS:
             raise DataError(f"{digits.name} needs labels 0 … 9, the digits: stacks are counted by them")
         self._shares = np.bincount(digits.labels, minlength=DIGITS) / len(digits)
@@ -205,12 +209,20 @@ class StackedEvaluator(KnownModesEvaluator):
                 progress=self._progress and distributed.rank() == 0,
                 check=self.check,
             )
+            # What the middle one of the real images of a digit reaches, a little less: ties are no lack of clarity.
+            some = np.random.default_rng(self.seed).permutation(len(self._digits))[:REAL_DIGITS]
+            logits = self._classifier.logits(self._classifier.features(self._digits.read(np.sort(some))))
+            seen, clear = logits.argmax(1), clarity(logits)
+            medians = [np.median(clear[seen == d]) if (seen == d).any() else -np.inf for d in range(DIGITS)]
+            self._clear = np.array(medians) - 1e-9
 
     def _look(self, samples: np.ndarray) -> np.ndarray:
-        """int64 [n, 4]: the digit read in each channel, and a hash of the pixels."""
-        digits = [self.classifier.logits(self.classifier.features(samples[..., [c]])).argmax(1) for c in range(3)]
+        """int64 [n, 5]: the digit read in each channel, a hash of the pixels, and how many channels show theirs clearly."""
+        logits = [self.classifier.logits(self.classifier.features(samples[..., [c]])) for c in range(3)]
+        digits = [each.argmax(1) for each in logits]
+        clear = sum((clarity(each) > self._clear[each.argmax(1)]).astype(np.int64) for each in logits)
         hashes = [int.from_bytes(hashlib.sha256(s.tobytes()).digest()[:8], "little", signed=True) for s in samples]
-        return np.stack([*digits, np.array(hashes, dtype=np.int64)], axis=1)
+        return np.stack([*digits, np.array(hashes, dtype=np.int64), clear], axis=1)
 
     def _judge(self, looked: np.ndarray) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         confusion = self.classifier.confusion
@@ -223,7 +235,8 @@ class StackedEvaluator(KnownModesEvaluator):
             "reverse_kl": entry(found.reverse_kl, perfect["reverse_kl"], count, self.n_real),
         }
         copies = count - len(np.unique(looked[:, 3]))
-        return entries, judge_stacked(found, digits, confusion, self._shares, copies=copies)
+        certain = float(looked[:, 4].mean() / 3)
+        return entries, judge_stacked(found, digits, confusion, self._shares, copies=copies, certain=certain)
 
     def _protocol(self, count: int, fake_sha256: str) -> Protocol:
         import torch
@@ -257,6 +270,7 @@ def judge_stacked(
     shares: np.ndarray | None = None,
     *,
     copies: int = 0,
+    certain: float = 1.0,
     repetitions: int = 1999,
 ) -> dict[str, Any]:
     """The verdict on stacks read as `digits` int64 [n, 3]: {verdict, reasons, tests, missing}.
@@ -264,7 +278,8 @@ def judge_stacked(
     In this order of precedence: exact copies among the images; lost modes (`collapsed` from 2 % of them, `suspect` from
     0.5 %), with the digits that a channel never shows; modes of unequal shares, by exp(−KL), the share of the modes that as
     many equal ones would fill. The null of the last two is a perfect sampler of stacks of digits in
-    these `shares`, under the same classifier, simulated.
+    these `shares`, under the same classifier, simulated. `certain`: the share of channels that show their digit as clearly as
+    the middle one of real images does; where it is small nothing is said of modes.
     """
     count = len(digits)
     modes, kl = _simulated(*_hashable(confusion, shares), count, repetitions, 1)
@@ -307,6 +322,12 @@ def judge_stacked(
     if uneven.severity != "none":
         uneven.reasons.append(f"modes are so unequal that {filled:.0%} of them, equally likely, would be as diverse")
     calm = f"{found.modes} of {MODES} modes, in shares as equal as chance allows within a fifth; no image is copied"
+    if certain < FEWEST_CERTAIN:
+        doubt = (
+            f"quality: only {certain:.0%} of the channels show their digit as clearly as the middle one of real images does, so "
+            "lost modes cannot be told from poor quality"
+        )
+        return weigh([repeated], calm, [doubt])
     return weigh([repeated, lost, uneven], calm, [])
 
 

@@ -62,13 +62,20 @@ class Monitor:
         self._real: tuple[Tensor, Tensor] | None = None
         self.armed = False
         """Whether the samples have once been varied: before that, a lack of variety is nothing new."""
+        self.belief_armed = True
+        """Whether the discriminator has been uncertain since its certainty last called an evaluation."""
         self.wants_evaluation = False
 
     def state(self) -> dict[str, Any]:
-        return {"armed": self.armed, "wants_evaluation": self.wants_evaluation}
+        return {
+            "armed": self.armed,
+            "belief_armed": self.belief_armed,
+            "wants_evaluation": self.wants_evaluation,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.armed, self.wants_evaluation = bool(state.get("armed")), bool(state.get("wants_evaluation"))
+        self.belief_armed = bool(state.get("belief_armed", True))
 
     def due(self, images: int) -> bool:
         """Whether this logging interval is one with a look; it depends on the number of images alone."""
@@ -98,9 +105,9 @@ class Monitor:
     def judge(self, values: Mapping[str, float]) -> str | None:
         """From the values of a logging interval: the sign that calls for an evaluation now, in words, or None.
 
-        A sign calls once; then the samples must have been varied again.
+        A sign calls once; then the samples must have been varied, or the discriminator uncertain, again.
         """
-        signs = []
+        signs: list[str] = []
         diversity, duplicates = values.get("monitor/diversity"), values.get("monitor/duplicates")
         if diversity is not None and duplicates is not None:
             if diversity < DIVERSITY:
@@ -109,13 +116,17 @@ class Monitor:
                 signs.append(f"{duplicates:.0%} of the fixed samples are near-duplicates (1 % of real images are)")
             if not signs and not self.armed:
                 self.armed = True
-        if self.armed:
-            for name, real in values.items():
-                if name.endswith("/real") and (phase := name.removesuffix("/real")) + "/fake" in values:
-                    fake = values[f"{phase}/fake"]
-                    if REAL_BELIEF <= real <= 1 and 0 <= fake <= FAKE_BELIEF:
-                        signs.append(f"the discriminator is certain (real {real:.3f}, generated {fake:.3f})")
-        if not self.armed or not signs:
+        certain: list[str] = []
+        for name, real in values.items():
+            if name.endswith("/real") and (phase := name.removesuffix("/real")) + "/fake" in values:
+                fake = values[f"{phase}/fake"]
+                if REAL_BELIEF <= real <= 1 and 0 <= fake <= FAKE_BELIEF:
+                    certain.append(f"the discriminator is certain (real {real:.3f}, generated {fake:.3f})")
+        told = [*signs, *(certain if self.belief_armed else [])] if self.armed else []
+        if not certain:
+            self.belief_armed = True
+        if not told:
             return None
-        self.armed, self.wants_evaluation = False, True
-        return "; ".join(signs)
+        self.armed, self.belief_armed = self.armed and not signs, self.belief_armed and not certain
+        self.wants_evaluation = True
+        return "; ".join(told)

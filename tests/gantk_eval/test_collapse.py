@@ -204,3 +204,33 @@ def test_without_labels_lost_modes_are_not_claimed_to_be_there() -> None:
     assert "no labels" in result["reasons"][0]
     repeated = np.repeat(world(250, 3)[0], 4, axis=0)
     assert judge(Evidence(repeated, real, reference))["verdict"] == "collapsed"
+
+
+@pytest.mark.parametrize(("count", "heldout"), [(200, 1000), (500, 1000), (2000, 200)])
+def test_without_classes_a_lost_mode_is_never_ok_where_it_cannot_be_found(count: int, heldout: int) -> None:
+    """`ok` at these numbers would be said of a set without one of the ten modes."""
+    reference = world(5000, 50)[0]
+    for seed in range(3):
+        real, fake = world(heldout, 1 + seed)[0], world(count, 300 + seed, without(seed))[0]
+        found = judge(Evidence(fake, real, reference, None, "", (fake, real, reference)))
+        assert found["verdict"] != "ok", found
+    enough = [world(n, n)[0] for n in (2000, 2001)]
+    assert judge(Evidence(*enough, reference, None, "", (*enough, reference)))["verdict"] == "ok"
+
+
+def test_a_class_that_no_held_out_image_has_is_named() -> None:
+    (fake, made), (real, truth), reference = world(1000, 3), world(1000, 1, without(4)), world(3000, 2)[0]
+    relabellings = Relabellings.draw(1000, 1000, 999, 0)
+    for out in (made, truth):
+        assert len(out) == 1000
+    found = class_histogram(
+        made, truth, np.eye(CLASSES, dtype=np.int64) * 500, relabellings, class_names=tuple("abcdefghij")
+    )
+    assert not found.powerful
+    assert found.weakness == "class e has no held-out images, so it cannot be judged; give held-out images of it"
+    assert len(fake) == len(real) < len(reference)
+
+
+def test_a_classifier_that_is_certain_of_everything_makes_no_image_unclear() -> None:
+    logits = np.eye(CLASSES)[np.arange(200) % CLASSES] * 60
+    assert certain_share(logits, logits, logits.argmax(1), logits.argmax(1)) == 0.5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gantk_eval import ArrayImages, DataError, evaluate, extrapolation
+from gantk_eval import ArrayImages, DataError, UserError, evaluate, extrapolation
 from gantk_eval.extrapolation import extrapolated_frechet_distance
 from gantk_eval.frechet import factor, frechet_distance
 from gantk_eval.inception_score import inception_score
@@ -196,7 +196,7 @@ def test_a_reference_of_equal_images_is_one_point(grey: int, heldout: bool) -> N
     reference = ArrayImages(np.full((120, 8, 8), grey, dtype=np.uint8))
     pixels = np.random.default_rng(0).integers(0, 256, (130, 8, 8), dtype=np.uint8)
     held = reference if heldout else None
-    report = evaluate(ArrayImages(pixels), reference, held, metrics=["fd_pixel_pca"], permutations=199)
+    report = evaluate(ArrayImages(pixels), reference, held, metrics=["fd_pixel_pca"], permutations=999)
     entry = report.metrics["fd_pixel_pca"]
     squares = np.square((pixels.reshape(130, 64).astype(np.float64) - grey) / 255.0).sum(axis=1)
     assert entry["value"] == pytest.approx(squares.mean(), rel=0.01)
@@ -214,3 +214,9 @@ def test_one_image_that_differs_makes_no_point() -> None:
     assert entry["value"] == pytest.approx(0.0, abs=1e-9)
     assert entry["standard_error"] >= 0
     assert "are equal" not in (entry["warning"] or "")
+
+
+def test_permutations_that_could_never_reject_are_refused() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    with pytest.raises(UserError, match="500 permutations are too few"):
+        evaluate(ArrayImages(pixels), ArrayImages(pixels), metrics=["fd_pixel_pca"], permutations=500)

@@ -137,3 +137,35 @@ def test_the_report_stands_beside_its_floors() -> None:
     assert "[0.98" in report.table()
     with pytest.raises(UserError, match="there is no metric fid for data whose modes are known"):
         MixtureEvaluator(mixture, n_real=10, metrics=["fid"])
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("count", [1, 2, 5, 20, 60])
+def test_few_samples_are_scored_and_never_called_collapsed(name: str, count: int) -> None:
+    mixture = MIXTURES[name]
+    report = MixtureEvaluator(mixture, n_real=100).evaluate(
+        GeneratedPoints(count, lambda index: drawn(mixture, 1, count)[index], identity="few")
+    )
+    assert report.verdict in ("inconclusive", "ok")
+    least = report.metrics["least_spread"]
+    assert (least["floor"] is None) == (not math.isfinite(floors(mixture, count)["least_spread"].mean))
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("count", [200, 2500])
+def test_the_p_of_the_extent_is_uniform_under_a_perfect_sampler(name: str, count: int) -> None:
+    mixture, generator = MIXTURES[name], np.random.default_rng(0)
+    p = [
+        judge_mixture(measure(mixture.sample(count, generator), mixture), mixture)["tests"][0]["p"] for _ in range(400)
+    ]
+    assert np.mean(np.array(p) <= 0.05) < 0.09
+    assert np.mean(np.array(p) <= 0.5) == pytest.approx(0.5, abs=0.1)
+    alone = np.repeat(drawn(mixture, 3, 1), count, axis=0)
+    assert verdict(alone, mixture)[0] == "collapsed"
+
+
+def test_points_that_are_not_finite_are_no_repeated_points() -> None:
+    ring = MIXTURES["ring"]
+    points = drawn(ring)
+    points[:150] = np.nan
+    assert measure(points, ring).duplicates <= 10

@@ -112,3 +112,13 @@ def test_real_stacks_through_a_real_classifier() -> None:
     report = evaluator.evaluate(GeneratedImages(len(without), lambda i: without[i], (8, 8, 3), identity="no 5"))
     assert report.verdict == "collapsed"
     assert "digit 5 of the first channel" in report.collapse["reasons"][0]
+
+
+def test_modes_are_not_judged_by_digits_that_are_none() -> None:
+    """Noise is read as a few digits, which says nothing of lost ones."""
+    digits = np.random.default_rng(0).integers(0, 3, (5000, 3))
+    confusion = np.eye(10, dtype=np.int64) * 1000
+    assert judge_stacked(measure(mode_of(digits), confusion), digits, confusion)["verdict"] == "collapsed"
+    unclear = judge_stacked(measure(mode_of(digits), confusion), digits, confusion, certain=0.02)
+    assert unclear["verdict"] == "inconclusive"
+    assert "only 2% of the channels show their digit" in unclear["reasons"][0]

@@ -226,6 +226,10 @@ def test_a_sign_calls_once_and_only_after_variety() -> None:
     assert monitor.judge(good) is None
     certain = {"d/real": 0.995, "d/fake": 0.002, "g/fake": 0.002}
     assert "the discriminator is certain" in str(monitor.judge(certain))
+    for _ in range(3):  # it stays certain, and was told once
+        assert monitor.judge({**good, **certain}) is None
+    assert monitor.judge({**good, "d/real": 0.6, "d/fake": 0.4}) is None
+    assert "the discriminator is certain" in str(monitor.judge({**good, **certain}))
     again = Monitor(1.0)
     again.load_state(json.loads(json.dumps(monitor.state())))
     assert again.state() == monitor.state()

@@ -227,10 +227,14 @@ def _check_power(
     rarest = int(expected.argmin())
     if expected[rarest] * count < FEWEST_EXPECTED:
         result.powerful = False
-        result.weakness = (
-            f"a class of which only {expected[rarest] * count:.1f} of {count:,} samples are expected cannot be judged; "
-            f"generate at least {FEWEST_EXPECTED / max(expected[rarest], 1e-3):,.0f}"
-        )
+        name = mode_name(rarest, class_names)
+        if expected[rarest] * heldout < 1:
+            result.weakness = f"class {name} has no held-out images, so it cannot be judged; give held-out images of it"
+        else:
+            result.weakness = (
+                f"class {name}, of which only {expected[rarest] * count:.1f} of {count:,} samples are expected, cannot be judged; "
+                f"generate at least {FEWEST_EXPECTED / expected[rarest]:,.0f}"
+            )
         return
     chance = estimate.deviations(expected, heldout) / expected
     power = np.ones(len(expected))

@@ -14,6 +14,7 @@ __all__ = ["label_agreement"]
 SUSPECT = 0.5  # 1 − agreement / held-out images' agreement, of the worst class
 NEVER = 2.0  # a wrong label is no lost diversity, so it is never `collapsed`
 IGNORED = 0.2
+DEPENDENT = 0.5
 FEWEST = 10
 
 
@@ -30,7 +31,7 @@ def label_agreement(
     `pool_classes`, `pool_labels` [n + m]: predicted classes; labels asked for (generated), then true labels (held-out).
     Statistic: the largest shortfall over classes, in standard deviations of the null. Effect: the largest 1 − ratio to
     held-out images. The label is *ignored* where what is left of the agreement beyond chance, over all classes, is below a
-    fifth; labels are *swapped* where samples of a label mostly show one other class.
+    fifth and the classes shown hardly depend on it; labels are *swapped* where samples of a label mostly show one other class.
     """
     classes, count = len(confusion), relabellings.generated
     rows = confusion_rows(confusion.astype(np.float64))
@@ -58,9 +59,6 @@ def label_agreement(
     class_p = (1 + (statistics[1:, None] >= shortfalls[0] - 1e-9).sum(axis=0)) / len(statistics)
     real = np.maximum(real_right / np.maximum(real_size, 1.0), 0.1)[judged]
     losses = np.where(class_p <= ALPHA, 1.0 - shares[0] / real, 0.0)
-    result = result_of("label_agreement", statistics, effect=float(losses.max()), suspect=SUSPECT, collapsed=NEVER)
-    if result.severity == "none":
-        return result
     shown = np.zeros((classes, classes))
     np.add.at(shown, labels[:count][known[:count]], undo[pool_classes[:count][known[:count]]])
     shown /= np.maximum(size[0], 1.0)[:, None]
@@ -68,12 +66,23 @@ def label_agreement(
     chance = float(weights @ (weights @ shown[judged])[judged])
     real_chance = float(np.square(real_size[judged] / real_size[judged].sum()).sum())
     kept = (float(weights @ shares[0]) - chance) / max(float(weights @ real) - real_chance, 1e-6)
-    if kept < IGNORED and len(judged) > 2:
+    # Of two classes an ignored label is still right in half of the cases: there the loss is that of what is beyond chance.
+    effect = max(float(losses.max()), 1.0 - max(kept, 0.0) if kept < IGNORED else 0.0)
+    result = result_of("label_agreement", statistics, effect=effect, suspect=SUSPECT, collapsed=NEVER)
+    if result.severity == "none":
+        return result
+    if kept < IGNORED and _dependence(shown[judged], weights) < DEPENDENT:
         text = f"the label is ignored: what samples show agrees with it hardly more than by chance ({max(kept, 0):.0%} of real)"
         result.reasons.append(Reason("label ignored", text))
         return result
     result.reasons += _swaps(judged[losses >= SUSPECT], shown, size[0], class_names)
     return result
+
+
+def _dependence(shown: np.ndarray, weights: np.ndarray) -> float:
+    """How much what is shown [labels, K] depends on the label at all: 0 where it does not, 1 where each label has one class."""
+    common = float((weights @ shown).max())
+    return (float(weights @ shown.max(axis=1)) - common) / max(1.0 - common, 1e-6)
 
 
 def _swaps(wrong: np.ndarray, shown: np.ndarray, size: np.ndarray, class_names: Sequence[str] | None) -> list[Reason]:
@@ -85,8 +94,8 @@ def _swaps(wrong: np.ndarray, shown: np.ndarray, size: np.ndarray, class_names: 
             told |= {label, other}
             first, second = mode_name(label, class_names), mode_name(other, class_names)
             text = (
-                f"labels {first} and {second} are swapped: {shown[label, other]:.0%} of samples labelled {first} show {second}, "
-                f"and {shown[other, label]:.0%} of those labelled {second} show {first}"
+                f"labels {first} and {second} are swapped: {min(1.0, shown[label, other]):.0%} of samples labelled {first} show "
+                f"{second}, and {min(1.0, shown[other, label]):.0%} of those labelled {second} show {first}"
             )
             reasons.append(Reason("label swapped", text))
     for label, other in seems.items():

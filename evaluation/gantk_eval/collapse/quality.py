@@ -12,6 +12,7 @@ __all__ = [
     "FURTHEST_SHIFT",
     "WIDEST_CLASS",
     "certain_share",
+    "clarity",
     "realism",
     "realistic_share",
 ]
@@ -36,15 +37,17 @@ def certain_share(
     0.5 for real images, whatever classes there are: it measures how clearly a sample shows something, and no diversity.
     Logits [n, K], [m, K]; classes [n], [m] as recognised. Samples of a class that no held-out image has count as certain.
     """
-    ours, theirs = (_log_probability(logits) for logits in (fake_logits, heldout_logits))
+    ours, theirs = (clarity(logits) for logits in (fake_logits, heldout_logits))
     median = np.full(fake_logits.shape[1], -np.inf)
     for each in np.unique(heldout_classes):
         median[each] = np.median(theirs[heldout_classes == each])
-    return float(np.mean(ours > median[fake_classes]))
+    bound = median[fake_classes]
+    # A classifier that is certain of everything says 0 of all: then ties are halved, as they are among real images.
+    return float(np.mean(ours > bound) + 0.5 * np.mean(ours == bound))
 
 
-def _log_probability(logits: np.ndarray) -> np.ndarray:
-    """Of the most probable class, [n]."""
+def clarity(logits: np.ndarray) -> np.ndarray:
+    """The log-probability of the most probable class, float64 [n], from logits [n, K]."""
     top = logits.max(axis=1, keepdims=True)
     return -np.log(np.exp((logits - top).astype(np.float64)).sum(axis=1))
 

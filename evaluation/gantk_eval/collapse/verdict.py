@@ -196,7 +196,9 @@ def examine(
                 seed=seed,
             )
         )
-    tests.append(bins(where[:count], where[count:], cells.shares, relabellings, names="region"))
+    # Where there are classes it is they that are looked for; where neither they nor such features are, the verdict says so.
+    losses = cells.losses if classes is None and not evidence.no_classes_because else None
+    tests.append(bins(where[:count], where[count:], cells.shares, relabellings, names="region", losses=losses))
     rotated = (looks - known.looks.mean(axis=0)) @ known.axes
     traces = mode_traces(rotated, known.cells.assign(looks), len(known.cells.shares), relabellings)
     tests.append(within_mode(traces))
