@@ -54,6 +54,8 @@ class Case:
     labelled: bool = False
     names_class: bool = False
     """Whether the reason must name the class that it happened to, each class in turn."""
+    classes: bool = True
+    """Whether a classifier says what images show, or they are known by their features alone, as without labels."""
 
 
 def _real(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
@@ -131,6 +133,9 @@ CASES = {
         Case("noise of 10/255", _changed("noise")),
         Case("JPEG q30", _changed("jpeg")),
         Case("early checkpoint of a GAN", _changed("early")),
+        Case("no classes known: real", _real, classes=False),
+        Case("no classes known: class removed", _fewer(0.0), ("lost mode", "starved mode"), classes=False),
+        Case("no classes known: 500 images repeated", _repeated, ("duplicates",), classes=False),
         Case(COPIES, _copies),
     )
 }
@@ -150,6 +155,9 @@ def verdict_of(world: World, case: Case, seed: int, samples: int, heldout: int, 
     if len(fake) != samples:
         raise ValueError(f"{case.name} of {world.name} has only {len(fake)} of {samples} images")
     evidence = evidence_of(world, fake, real, reference, case.labelled)
+    if not case.classes:
+        deep = (fake.deep, real.deep, evidence.classes.reference) if evidence.classes is not None else None
+        evidence = replace(evidence, classes=None, no_classes_because="", deep=deep)
     return examine(evidence, seed=seed, known=known, relabellings=relabellings(min(samples, MOST_IMAGES), heldout))
 
 

@@ -78,8 +78,9 @@ def _cuts(features: np.ndarray, seed: int) -> list[np.ndarray]:
 
     some = features[np.random.default_rng(seed).permutation(len(features))[:SILHOUETTE]]
     fits, cuts = [-np.inf], [np.zeros(len(features), dtype=np.int64)]
+    different = len(np.unique(some, axis=0))
     for number in PARTS:
-        if len(some) <= 2 * number:
+        if different <= 2 * number:
             break
         means = KMeans(number, random_state=seed, n_init=10).fit(some)
         if 1 < len(np.unique(means.labels_)) < len(some):
