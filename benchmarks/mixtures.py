@@ -50,7 +50,7 @@ RECIPES = {
     "pacgan3": Recipe(pack=3),
     "pacgan4": Recipe(pack=4),
     # Relativistic pairs with R1 and R2, as R3GAN has them, and a learning rate that falls to 0: with a constant one points
-    # move by more than a mode's width in a step. gamma grows with the width of the modes, which bounds the slope that tells.
+    # move by more than a mode's width in a step. Narrow modes want a steep discriminator, so the ring's gamma is the smaller.
     "stabilised": Recipe(
         overrides=(
             *("objective.loss=relativistic", "optimizer.betas=[0.0,0.99]", "optimizer.lr=3e-4"),

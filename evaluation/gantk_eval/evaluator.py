@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gantk_eval import distributed, memorisation
+from gantk_eval import distributed
 from gantk_eval.collapse.calibration import PERMUTATIONS
-from gantk_eval.collapse.verdict import inconclusive
-from gantk_eval.collapse_verdict import CollapseTest
 from gantk_eval.errors import DataError, UserError, WeightsError
 from gantk_eval.extraction import Extraction
 from gantk_eval.extractors import Extractor, feature_type
@@ -37,12 +35,11 @@ from gantk_eval.pairs import scales_for
 from gantk_eval.protocol import Protocol
 from gantk_eval.report import Report, left_out
 from gantk_eval.scores import Scorer
+from gantk_eval.verdicts import Verdicts
 from gantk_eval.wanted import Wanted
 
 __all__ = ["Evaluator"]
 
-FEWEST_PERMUTATIONS = 999
-"""With fewer not even the smallest p, 1 / (1 + B), passes Holm's correction over ten tests."""
 INCEPTIONS = ("inception", "inception_spatial")
 """One network, from which both kinds of features come in one pass."""
 
@@ -98,22 +95,16 @@ class Evaluator:
             METRICS.update(metrics_of(self._choice.name, classes=False))
         if precision not in PRECISIONS:
             raise UserError(f"the precision of the evaluation is {precision!r}; choose from {', '.join(PRECISIONS)}")
-        if collapse and permutations < FEWEST_PERMUTATIONS:
-            raise UserError(
-                f"{permutations} permutations are too few for any of the collapse tests to reject at 1 %; give at least "
-                f"{FEWEST_PERMUTATIONS}, or collapse=False"
-            )
         self._precision = precision
         self._device, self._seed, self._batch_size = device, seed, batch_size
         self._progress = progress
         self._inception_weights, self._accuracy_floor = inception_weights, accuracy_floor
-        self._collapse, self._permutations, self._check = collapse, permutations, check
+        self._verdicts = Verdicts(reference, heldout, enabled=collapse, seed=seed, permutations=permutations)
+        self._collapse, self._check = collapse, check
         self._extractors: dict[str, Extractor] = {}
         self._real: dict[tuple[str, str], Features] = {}
         self._no_classifier = ""
         self._scorer: Scorer | None = None
-        self._memorisation: memorisation.MemorisationTest | None = None
-        self._collapse_test: CollapseTest | None = None
         self._lpips: LPIPS | None = None
         self._prepared = False
         if batch_size < 1:
@@ -370,54 +361,10 @@ class Evaluator:
         metrics |= extras
         names = dict.fromkeys((*wanted, *(name for name in metrics if name in METRICS)))
         protocol = self._protocol(len(fake), tuple(names), subset_size, fake_sha256)
-        collapse, picture = self._judge(fake, generated, reference, heldout)
-        memorised = self._memorised(generated, reference, heldout)
+        collapse, picture = self._verdicts.collapse(fake, generated, reference, heldout, self._no_classifier)
+        memorised = self._verdicts.memorised(generated, reference, heldout)
         skipped = left_out(images=fake, reference=self.reference, heldout=self.heldout)
         return Report(metrics, collapse, protocol.to_dict(), memorised, picture, skipped)
-
-    def _memorised(
-        self,
-        generated: dict[str, Features],
-        reference: dict[str, Features],
-        heldout: dict[str, Features] | None,
-    ) -> dict[str, Any]:
-        if not self._collapse:
-            return memorisation.inconclusive("the tests against held-out images were turned off")
-        if heldout is None:
-            return memorisation.inconclusive("no held-out images were given, and without them nearness means nothing")
-        if self._memorisation is None:
-            pixels = [images["pixel_pca"].values for images in (heldout, reference)]
-            mirror = getattr(self._extractors["pixel_pca"], "mirrored", None)
-            self._memorisation = memorisation.MemorisationTest(*pixels, seed=self._seed, mirror=mirror)
-        return self._memorisation.judge(generated["pixel_pca"].values)
-
-    def _judge(
-        self,
-        fake: ImageSet,
-        generated: dict[str, Features],
-        reference: dict[str, Features],
-        heldout: dict[str, Features] | None,
-    ) -> tuple[dict[str, Any], bytes | None]:
-        """The verdict, and its picture where it could be told."""
-        if not self._collapse:
-            return inconclusive("the collapse tests were turned off"), None
-        if heldout is None:
-            return inconclusive(
-                "no held-out images were given, and without them no test is calibrated (--heldout)"
-            ), None
-        if len(self.heldout or ()) < 20 or len(self.reference) < 20:
-            return inconclusive("fewer than 20 held-out or reference images; give some hundreds"), None
-        if self._collapse_test is None:  # kept, for what it has worked out of the real images
-            self._collapse_test = CollapseTest(
-                self.reference,
-                reference,
-                heldout,
-                None if self.heldout is None else align_labels(self.heldout, self.reference),
-                self._no_classifier,
-                seed=self._seed,
-                permutations=self._permutations,
-            )
-        return self._collapse_test.judge(fake, generated, align_labels(fake, self.reference))
 
     def _protocol(self, count: int, wanted: tuple[str, ...], subset_size: int, fake_sha256: str) -> Protocol:
         import torch

@@ -210,14 +210,9 @@ class MixtureEvaluator(KnownModesEvaluator):
             shape=(1, 1, 2),
             n_fake=count,
             n_real=self.n_real,
-            n_heldout=None,
             seed=self.seed,
             reference_sha256=self.mixture.fingerprint(),
-            heldout_sha256=None,
             fake_sha256=fake_sha256,
-            is_splits=None,
-            kid_subsets=None,
-            kid_subset_size=None,
             software={"numpy": np.__version__, "world_size": str(distributed.world_size())},
         )
 

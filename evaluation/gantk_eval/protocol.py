@@ -43,15 +43,15 @@ class Protocol:
     """Height, width and channels of the images as they were given."""
     n_fake: int
     n_real: int
-    n_heldout: int | None
     seed: int
     """Of the classifier and of the permutations; KID's subsets and IS's splits always use 2020."""
     reference_sha256: str
-    heldout_sha256: str | None
     fake_sha256: str
-    is_splits: int | None
-    kid_subsets: int | None
-    kid_subset_size: int | None
+    n_heldout: int | None = None
+    heldout_sha256: str | None = None
+    is_splits: int | None = None
+    kid_subsets: int | None = None
+    kid_subset_size: int | None = None
     neighbour_images: int | None = None
     """Images of each side in precision, recall, density and coverage."""
     ms_ssim_scales: int | None = None

@@ -164,18 +164,12 @@ def _protocol(
         shape=fake.shape,
         n_fake=len(fake),
         n_real=reference.count or 0,
-        n_heldout=None,
         seed=0,
         # Built from known images it is the same reference as they are.
         reference_sha256=str(
             reference.made.get("images_sha256")
             or reference.fingerprint(spatial=any(isinstance(e, InceptionSpatialExtractor) for e in networks))
         ),
-        heldout_sha256=None,
         fake_sha256=fingerprint,
-        is_splits=None,
-        kid_subsets=None,
-        kid_subset_size=None,
-        neighbour_images=None,
         software={"torch": torch.__version__, "numpy": np.__version__, "device": str(device)},
     )

@@ -219,16 +219,13 @@ def test_without_classes_a_lost_mode_is_never_ok_where_it_cannot_be_found(count:
 
 
 def test_a_class_that_no_held_out_image_has_is_named() -> None:
-    (fake, made), (real, truth), reference = world(1000, 3), world(1000, 1, without(4)), world(3000, 2)[0]
+    made, truth = world(1000, 3)[1], world(1000, 1, without(4))[1]
     relabellings = Relabellings.draw(1000, 1000, 999, 0)
-    for out in (made, truth):
-        assert len(out) == 1000
     found = class_histogram(
         made, truth, np.eye(CLASSES, dtype=np.int64) * 500, relabellings, class_names=tuple("abcdefghij")
     )
     assert not found.powerful
     assert found.weakness == "class e has no held-out images, so it cannot be judged; give held-out images of it"
-    assert len(fake) == len(real) < len(reference)
 
 
 def test_a_classifier_that_is_certain_of_everything_makes_no_image_unclear() -> None:

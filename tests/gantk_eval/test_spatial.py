@@ -66,7 +66,7 @@ def test_one_pass_gives_both(network: InceptionExtractor, monkeypatch: pytest.Mo
     alone, spatial = network.features(images), InceptionSpatialExtractor(network)
     both = {"inception": alone, "inception_spatial": spatial.features(images)}
     run = network._run
-    monkeypatch.setattr(network, "_run", lambda *given: runs.append(1) or run(*given))
+    monkeypatch.setattr(network, "_run", lambda *given, **named: runs.append(1) or run(*given, **named))
     for order in (("inception", "inception_spatial"), ("inception_spatial", "inception")):
         extractors: dict[str, Any] = {"inception": network, "inception_spatial": spatial}
         runs.clear()

@@ -112,6 +112,10 @@ def test_real_stacks_through_a_real_classifier() -> None:
     report = evaluator.evaluate(GeneratedImages(len(without), lambda i: without[i], (8, 8, 3), identity="no 5"))
     assert report.verdict == "collapsed"
     assert "digit 5 of the first channel" in report.collapse["reasons"][0]
+    noise = np.random.default_rng(3).integers(0, 256, (3000, 8, 8, 3), dtype=np.uint8)
+    report = evaluator.evaluate(GeneratedImages(len(noise), lambda i: noise[i], (8, 8, 3), identity="noise"))
+    assert report.verdict == "inconclusive"  # read as some digits, which says nothing of lost ones
+    assert report.collapse["reasons"][0].startswith("quality:")
 
 
 def test_modes_are_not_judged_by_digits_that_are_none() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 __all__ = [
     "ALPHA",
+    "FEWEST_PERMUTATIONS",
     "PERMUTATIONS",
     "Kind",
     "Reason",
@@ -30,6 +31,8 @@ ALPHA = 0.01
 """The family-wise error of all tests together, by Holm."""
 PERMUTATIONS = 1999
 """So that the smallest p, 1/2000, can pass Holm's correction at ALPHA for up to twenty tests."""
+FEWEST_PERMUTATIONS = 999
+"""With fewer not even the smallest p, 1 / (1 + B), passes the correction over ten tests."""
 BLOCK = 500
 """Relabellings worked on at a time where all at once would not fit into a modest memory."""
 EIGHTY = 0.84

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +176,20 @@ class InceptionExtractor:
     def features(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, 1 or 3] -> float32 [n, 2048]; grey is repeated to RGB."""
         # Filled up: for less than a whole block other kernels are chosen, which round in another order.
-        return in_blocks(images, block_size(self._device), lambda block: self._run(block)[0], fill=True)
+        return in_blocks(images, block_size(self._device), partial(self._run, wanted=("pooled",)), fill=True)
 
     def with_spatial(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`features`, and from the same pass those of `inception_spatial`, float32 [n, 2023]."""
-        both = in_blocks(images, block_size(self._device), lambda block: np.hstack(self._run(block, True)), fill=True)
-        return np.ascontiguousarray(both[:, : self.dims]), np.ascontiguousarray(both[:, self.dims :])
+        run = partial(self._run, wanted=("spatial", "pooled"))
+        both = in_blocks(images, block_size(self._device), run, fill=True)
+        return np.ascontiguousarray(both[:, -self.dims :]), np.ascontiguousarray(both[:, : -self.dims])
 
-    def _run(self, images: np.ndarray, spatial: bool = False) -> tuple[np.ndarray, ...]:
+    def spatial(self, images: np.ndarray) -> np.ndarray:
+        """Those of `inception_spatial` alone; the layers after theirs are not run."""
+        return in_blocks(images, block_size(self._device), partial(self._run, wanted=("spatial",)), fill=True)
+
+    def _run(self, images: np.ndarray, wanted: tuple[str, ...]) -> np.ndarray:
+        """What is wanted of a block, side by side, in the order of the layers."""
         import torch
 
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2)
@@ -191,14 +198,18 @@ class InceptionExtractor:
             if batch.shape[1] == 1:
                 batch = batch.expand(-1, 3, -1, -1)
             x = batch.to(self._dtype).contiguous(memory_format=torch.channels_last)
-            maps = []
+            parts = []
             for name, layer in zip(LAYERS, self._layers, strict=True):
-                if spatial and name == SPATIAL_BLOCK:
+                if "spatial" in wanted and name == SPATIAL_BLOCK:
                     # Position by position, and at each the channels: TensorFlow's order, in which ADM's statistics are.
                     found = layer.branch1x1(x)[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1)
-                    maps.append(found.flatten(1).float().cpu().numpy())
+                    parts.append(found.flatten(1))
+                    if "pooled" not in wanted:
+                        break
                 x = layer(x)
-            return (x.float().mean(dim=(2, 3)).cpu().numpy(), *maps)
+            if "pooled" in wanted:
+                parts.append(x.float().mean(dim=(2, 3)))
+            return torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float64 [n, 1008] without the bias, from features [n, 2048]."""

@@ -33,7 +33,7 @@ class InceptionSpatialExtractor:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, 1 or 3] -> float32 [n, 2023], none of them negative."""
-        return self.inception.with_spatial(images)[1]
+        return self.inception.spatial(images)
 
     def logits(self, features: np.ndarray) -> None:
         """None: there are no classes in them."""
