@@ -141,5 +141,9 @@ class Objective(nn.Module):
         images: Tensor = networks["generator"](z, labels)
         return images
 
+    def judge(self, networks: Networks, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """Logits of images [N, C, H, W] in [−1, 1], one for each or for each group; None where no network judges images alone."""
+        return None
+
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective", "gantk.objectives")

@@ -86,6 +86,10 @@ class GAN(Objective):
     def labels(self, batch: Batch) -> Tensor | None:
         return batch.labels if self.family.conditional else None
 
+    def judge(self, networks: Networks, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        logits: Tensor = networks["discriminator"](images, labels if self.family.conditional else None)
+        return logits
+
     def critic(self, networks: Networks, batch: Batch, what: str) -> Critic:
         """What gives logits to images of the rows of `batch`, as the discriminator sees them."""
         labels = self.labels(batch)

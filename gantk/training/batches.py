@@ -13,6 +13,12 @@ from gantk.draws import Draws, key_of
 from gantk.objectives import Batch, Images
 
 
+def normalised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 in 0 … 255 → [−1, 1]; points, which are floating-point numbers already, as they are."""
+    images = pixels.to(dtype)
+    return images.sub_(127.5).div_(127.5) if pixels.dtype == torch.uint8 else images
+
+
 class Stream:
     """One source: the shuffled epochs of a dataset one after another, normalised and flipped on the device; points, which
     are floating-point numbers already, are taken as they are.
@@ -36,9 +42,7 @@ class Stream:
         if upcoming is not None and self.dataset.train.reads_ahead:
             later = self.indices(upcoming)
         pixels = self.dataset.train.fetch(indices, later).to(self.device, non_blocking=True)
-        images = pixels.to(self.dtype)
-        if pixels.dtype == torch.uint8:
-            images = images.sub_(127.5).div_(127.5)
+        images = normalised(pixels, self.dtype)
         if self.flip:
             places = positions.to(self.device) if on_device is None else on_device
             mirrored = Draws(key_of(self.seed, "flip"), places).integers(2).bool()

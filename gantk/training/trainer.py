@@ -26,6 +26,7 @@ from gantk.training.background import Background
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
 from gantk.training.collapse import CollapseGuard
+from gantk.training.discriminator_gap import discriminator_gap
 from gantk.training.hooks import (
     Checkpoints,
     Evaluation,
@@ -292,7 +293,11 @@ class Trainer:
             self.tracker.scores(self.kimg, report.to_dict())
             if picture is not None:
                 self.tracker.image(self.kimg, "eval/collapse_picture", picture)
-            self.progress.write(f"at {self.kimg:g} kimg\n{report.table()}")
+            gap = discriminator_gap(self)
+            if gap is not None:
+                self.tracker.log(self.kimg, gap.points())
+            told = [f"at {self.kimg:g} kimg", report.table(), *([] if gap is None else [gap.sentence()])]
+            self.progress.write("\n".join(told))
             self.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])
         release_freed_memory()
         self._restart_clock()
