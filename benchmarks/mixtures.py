@@ -2,6 +2,7 @@
 
     python -m benchmarks.mixtures                          # the full protocol: hours a run
     python -m benchmarks.mixtures --steps 20000 --minutes 8  # marked `_short`; the same command again goes on
+    python -m benchmarks.mixtures --batched                # all seeds of a recipe in one run (replicas.py), as suits a GPU
 
 Each cell is a run of `configs/ring.yaml`, `grid.yaml` or `stacked_mnist.yaml` with a recipe's overrides, scored at its end on
 as many samples as the protocol says, without averaged weights. Runs are resumable, and those that are whole are not run again;
@@ -99,17 +100,25 @@ class Cell:
     recipe: str
     seed: int
     steps: int
+    replicas: int = 0
+    """Seeds that are trained in this one run, beginning with `seed`; 0: it is a run of one seed, the plain one."""
 
     @property
     def name(self) -> str:
         short = "" if self.steps >= full_steps(self.data) else f"_short{self.steps}"
-        return f"bench-{self.data}-{self.recipe}-{self.seed}{short}"
+        seeds = f"{self.replicas}seeds" if self.replicas else str(self.seed)
+        return f"bench-{self.data}-{self.recipe}-{seeds}{short}"
 
     def command(self, extra: list[str]) -> list[str]:
         recipe = RECIPES[self.recipe]
         pack, overrides = recipe.pack, (*recipe.overrides, *recipe.of_data.get(self.data, ()))
-        batch = BATCH[self.data] * pack
+        batch = BATCH[self.data] * pack * max(self.replicas, 1)
         kimg = self.steps * batch / 1000
+        if self.replicas:
+            overrides = (
+                *("plugins=[benchmarks.replicas]", "network.type=replicated_mlp", f"network.replicas={self.replicas}"),
+                *(f"optimizer.eps={1e-8 / self.replicas}", *overrides, f"evaluate.every_kimg={2 * kimg}"),
+            )
         return [
             *(sys.executable, "-m", "gantk", "train", "--config", str(CONFIGS / f"{self.data}.yaml")),
             *("--name", self.name, f"seed={self.seed}", f"train.kimg={kimg}", f"train.batch_size={batch}"),
@@ -124,15 +133,42 @@ def full_steps(data: str) -> int:
     return 100_000 if data == "stacked_mnist" else 400_000
 
 
-def result_of(cell: Cell, runs: Path) -> dict[str, Any] | None:
-    """The evaluation at the end of a run that is whole."""
-    folder = runs / cell.name
+def is_whole(cell: Cell, runs: Path) -> bool:
     try:
-        if json.loads((folder / "status.json").read_text())["state"] != "completed":
-            return None
-        report = json.loads(sorted((folder / "eval").glob("*.json"))[-1].read_text())
-    except (OSError, ValueError, IndexError, KeyError):
-        return None
+        return bool(json.loads((runs / cell.name / "status.json").read_text())["state"] == "completed")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def results_of(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
+    """The evaluation at the end of a run that is whole, by seed; of one that is not, nothing."""
+    if not is_whole(cell, runs):
+        return {}
+    if cell.replicas:
+        reports = _scored_replicas(runs / cell.name)
+    else:
+        reports = sorted((runs / cell.name / "eval").glob("*.json"))[-1:]
+    return {str(cell.seed + number): _scores(json.loads(path.read_text())) for number, path in enumerate(reports)}
+
+
+def _scored_replicas(folder: Path) -> list[Path]:
+    """The evaluation of each replica, made where it is not there yet."""
+    from benchmarks.replicas import split
+    from gantk.runs import find_checkpoint
+    from gantk.scoring import evaluate_checkpoint, write_report
+
+    place = folder / "replicas"
+    if not place.is_dir():
+        split(find_checkpoint(str(folder)).checkpoint, place)
+    reports = []
+    for checkpoint in sorted(path for path in place.iterdir() if path.is_dir()):
+        reports.append(place / f"{checkpoint.name}.json")
+        if not reports[-1].exists():
+            write_report(reports[-1], evaluate_checkpoint(str(checkpoint)).report)
+    return reports
+
+
+def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {name: entry["value"] for name, entry in report["metrics"].items()}
     floors = {
         name: [entry["floor"], entry["floor_low"], entry["floor_high"]]
@@ -145,7 +181,7 @@ def result_of(cell: Cell, runs: Path) -> dict[str, Any] | None:
 def run_all(cells: list[Cell], runs: Path, jobs: int, minutes: float, extra: list[str]) -> None:
     """Runs what is not whole, `jobs` at a time, and asks what is left to save and stop when the minutes are over."""
     end = time.monotonic() + 60 * minutes
-    waiting = [cell for cell in cells if result_of(cell, runs) is None]
+    waiting = [cell for cell in cells if not is_whole(cell, runs)]
     running: dict[str, subprocess.Popen[bytes]] = {}
     environment = {**os.environ, "GANTK_RUNS": str(runs), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     while (waiting or running) and time.monotonic() < end:
@@ -173,10 +209,10 @@ def figures_of(cells: list[Cell], runs: Path) -> dict[str, Any]:
     """What the whole ones among the runs gave: `ring/gan_short` -> {steps, command, date, seeds: {seed: scores}}."""
     figures: dict[str, Any] = {}
     for cell in cells:
-        if result := result_of(cell, runs):
+        for seed, result in results_of(cell, runs).items():
             name = f"{cell.data}/{cell.recipe}{'' if cell.steps >= full_steps(cell.data) else '_short'}"
             made = {"steps": cell.steps, "command": records.command(), "date": date.today().isoformat(), "seeds": {}}
-            figures.setdefault(name, made)["seeds"][str(cell.seed)] = result
+            figures.setdefault(name, made)["seeds"][seed] = result
     return figures
 
 
@@ -234,6 +270,11 @@ def main() -> None:
     parser.add_argument("--recipes", default="gan,pacgan2", help=", ".join(RECIPES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="default: the protocol's; fewer are marked `_short`")
+    parser.add_argument(
+        "--batched",
+        action="store_true",
+        help="all seeds of a recipe in one run; ring and grid, whose networks are small",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many; the same command goes on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept")
@@ -242,18 +283,20 @@ def main() -> None:
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides, for where MNIST is, say"
     )
     options = parser.parse_args()
+    if options.batched and "stacked_mnist" in options.data.split(","):
+        parser.error("`--batched` is for fully connected networks: leave it out for stacked_mnist")
     cells = [
-        Cell(data, recipe, seed, options.steps or full_steps(data))
+        Cell(data, recipe, seed, options.steps or full_steps(data), options.seeds if options.batched else 0)
         for data in options.data.split(",")
         for recipe in options.recipes.split(",")
         if not RECIPES[recipe].of_data or data in RECIPES[recipe].of_data
-        for seed in range(options.seeds)
+        for seed in range(1 if options.batched else options.seeds)
     ]
     options.runs.mkdir(parents=True, exist_ok=True)
     run_all(cells, options.runs, options.jobs, options.minutes, options.set)
     figures = {**kept(options.results), **figures_of(cells, options.runs)}
     print("\n".join(table(figures)))
-    missing = [cell.name for cell in cells if result_of(cell, options.runs) is None]
+    missing = [cell.name for cell in cells if not is_whole(cell, options.runs)]
     if missing:
         print(f"not whole yet: {', '.join(missing)}", file=sys.stderr)
     records.write("mixtures", {**figures, "not_run": missing}, options.results)
