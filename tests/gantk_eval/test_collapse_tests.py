@@ -505,3 +505,12 @@ def test_a_picture_without_findings_or_kept_samples() -> None:
     assert calm.startswith(b"\x89PNG")
     stream = draw("collapsed", ["copies"], Exhibit(clusters=[np.arange(3)], in_clusters=3), gone, gone)
     assert stream.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("lost", "powerful"), [(5, False), (15, True)])
+def test_a_loss_that_would_be_too_small_to_be_told_gives_no_power(lost: int, powerful: bool) -> None:
+    """Of 100 cells, `lost` would be empty: significant either way among 10,000 samples, and told from 8 % of the data on."""
+    cells, shares = np.repeat(np.arange(100), 100), np.full(100, 0.01)
+    losses = np.where(np.arange(100) < lost, 0.01, 0.0)[None]
+    relabellings = Relabellings.draw(len(cells), len(cells), 999, seed=0)
+    assert bins(cells, cells, shares, relabellings, losses=losses).powerful is powerful

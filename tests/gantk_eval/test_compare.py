@@ -44,6 +44,13 @@ def report(fid: float, score: float = 5.0, error: float | None = 0.1, **protocol
     return {"metrics": metrics, "collapse": verdict, "memorisation": verdict, "protocol": {**PROTOCOL, **protocol}}
 
 
+def test_fid_is_ranked_where_spatial_features_were_taken_first() -> None:
+    both = "inception-v3-compat-spatial+inception-v3-compat"
+    of_both = {"extractor": both, "weights_sha256": "z+a", "resize": "x+tf1-bilinear-299", "precision": "bf16+fp32"}
+    found = compare({"a": report(20.0), "b": report(12.0, **of_both)})
+    assert found.ranking["fid"] == ["b", "a"]
+
+
 def test_ranks_by_the_metrics_own_direction_and_marks_what_cannot_be_told() -> None:
     found = compare({"a": report(20.0, 4.0), "b": report(12.0, 6.0), "c": report(12.1, 5.0)})
     assert found.refusal == ""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from gantk_eval import ArrayImages, Evaluator, UserError, WeightsError
 from gantk_eval.extractors.choice import choose_extractor
-from gantk_eval.extractors.own_module import OwnModuleExtractor
+from gantk_eval.extractors.own_module import OwnModuleExtractor, name_of_file
 from gantk_eval.extractors.state_dicts import kind_of, read_state_dict
 from gantk_eval.extractors.vision_transformer import VisionTransformerExtractor, encode, plain_layout
 from gantk_eval.extractors.weights import find_transformer
@@ -320,6 +320,21 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     default = Evaluator(reference, extractor=tmp_path / "fixed.pt2", collapse=False).evaluate(fake)
     assert {"fd_fixed", "kd_fixed", "coverage_fixed"} <= set(default.metrics)
     assert not {"fid", "is"} & set(default.metrics)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("My Net.pt", "my-net"),
+        ("inception-v3-compat.pt", "own-inception-v3-compat"),
+        ("Inception_v3_compat.pt2", "own-inception-v3-compat"),
+        ("clip.pt", "own-clip"),
+        ("clip-of-mine.pt", "clip-of-mine"),
+        ("....pt", "module"),
+    ],
+)
+def test_no_file_lends_its_scores_the_name_of_another_network(file: str, name: str) -> None:
+    assert name_of_file(Path(file)) == name
 
 
 def test_own_modules_that_do_not_fit_are_told(tmp_path: Path) -> None:
