@@ -88,13 +88,17 @@ class Tracker:
         for sink in self._sinks:
             sink.image(kimg, name, path)
 
-    def scores(self, kimg: float, report: Mapping[str, Any], *, prefix: str = "eval") -> None:
-        """Writes an evaluation (DESIGN's JSON: `metrics`, `collapse`, …) as one row; see `flatten`.
+    def scores(
+        self, kimg: float, report: Mapping[str, Any], beside: Mapping[str, float] | None = None, *, prefix: str = "eval"
+    ) -> None:
+        """Writes an evaluation (DESIGN's JSON: `metrics`, `collapse`, …) as one row; see `flatten`. `beside`: further values of
+        that row.
 
         When the verdict on collapse changes, an alert goes out with its reasons: once, not at each evaluation
         that says so. A first verdict is a change where it is `suspect` or `collapsed`.
         """
-        self.log(kimg, flatten(report, prefix))
+        more = {f"{prefix}/{name}": value for name, value in (beside or {}).items()}
+        self.log(kimg, {**flatten(report, prefix), **more})
         collapse = report.get("collapse") or {}
         before, self.verdict = self.verdict, collapse.get("verdict")
         if self.verdict is None or self.verdict == before or (before is None and self.verdict not in _TITLES):

@@ -43,12 +43,12 @@ class DiscriminatorGap:
     """Logits of either kind; one for each pack of images."""
 
     def points(self) -> dict[str, float]:
-        """For the trackers."""
+        """For the trackers, in the row of the evaluation."""
         return {
-            "discriminator/train": self.train,
-            "discriminator/heldout": self.heldout,
-            "discriminator/gap": self.train - self.heldout,
-            "discriminator/ranks_train_above_heldout": self.ranked_above,
+            "discriminator_train": self.train,
+            "discriminator_heldout": self.heldout,
+            "discriminator_gap": self.train - self.heldout,
+            "discriminator_ranks_train_above": self.ranked_above,
         }
 
     def sentence(self) -> str:

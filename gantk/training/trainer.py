@@ -290,12 +290,10 @@ class Trainer:
         self.monitor.wants_evaluation = False
         if self.runtime.is_main:
             picture = write_report(self.folder / "eval" / f"{self.images:010d}.json", report)
-            self.tracker.scores(self.kimg, report.to_dict())
+            gap = discriminator_gap(self)
+            self.tracker.scores(self.kimg, report.to_dict(), None if gap is None else gap.points())
             if picture is not None:
                 self.tracker.image(self.kimg, "eval/collapse_picture", picture)
-            gap = discriminator_gap(self)
-            if gap is not None:
-                self.tracker.log(self.kimg, gap.points())
             told = [f"at {self.kimg:g} kimg", report.table(), *([] if gap is None else [gap.sentence()])]
             self.progress.write("\n".join(told))
             self.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])

@@ -24,7 +24,7 @@ def test_pairs_are_counted_and_ties_by_halves() -> None:
     above = (train[:, None] > heldout).mean() + (train[:, None] == heldout).mean() / 2
     gap = compare(train, heldout)
     assert gap.ranked_above == pytest.approx(above, abs=1e-12)
-    assert gap.points()["discriminator/gap"] == pytest.approx(train.mean() - heldout.mean())
+    assert gap.points()["discriminator_gap"] == pytest.approx(train.mean() - heldout.mean())
     assert gap.counts == (60, 40)
 
 
@@ -81,11 +81,13 @@ def test_it_is_told_and_kept_with_each_evaluation(tiny: Path, capfd: pytest.Capt
     run = gantk.train(
         tiny, *QUIET, "evaluate.every_kimg=0.064", "evaluate.metrics=[fd_pixel_pca]", "network.type=conditional_dcgan"
     )
-    rows = [row for row in read_metrics(run.folder) if "discriminator/gap" in row]
+    rows = [row for row in read_metrics(run.folder) if "eval/discriminator_gap" in row]
     assert [row["progress/kimg"] for row in rows] == [0.064, 0.128]
     for row in rows:
-        assert row["discriminator/gap"] == pytest.approx(row["discriminator/train"] - row["discriminator/heldout"])
-        assert 0 <= row["discriminator/ranks_train_above_heldout"] <= 1
+        assert row["eval/discriminator_gap"] == pytest.approx(
+            row["eval/discriminator_train"] - row["eval/discriminator_heldout"]
+        )
+        assert 0 <= row["eval/discriminator_ranks_train_above"] <= 1
     assert capfd.readouterr().err.count("discriminator: ranks a training image above") == 2
 
 
