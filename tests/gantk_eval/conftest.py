@@ -28,6 +28,13 @@ if world > 1:
 """
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inception fills up its blocks of 16, and tests have a few images. (`block_size(device)` of the module is not touched:
+    who tests the blocks themselves puts it back.)"""
+    monkeypatch.setattr("gantk_eval.extractors.inception.block_size", lambda device: 4)
+
+
 @pytest.fixture
 def in_processes(tmp_path: Path) -> Callable[..., list[tuple[int, str, str]]]:
     """`in_processes(code, world, cache)`: exit code, output and errors of each process; the code knows `rank` and `world`."""

@@ -142,6 +142,7 @@ def test_the_fid_of_streamed_features_is_that_of_kept_ones(monkeypatch: pytest.M
     assert streamed["extrapolated"] == pytest.approx(kept["extrapolated"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_set_whose_features_are_streamed_is_still_judged(
     inception_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from gantk_eval import ArrayImages, DataError, Evaluator, UserError, WeightsError
 from gantk_eval.extractors import inception
+from gantk_eval.extractors.blocks import block_size
 from gantk_eval.extractors.inception import WEIGHTS_FILE, InceptionExtractor, find_weights
 from gantk_eval.extractors.resizing import tf1_bilinear
 from gantk_eval.inception_score import inception_score
@@ -60,7 +61,8 @@ def test_the_resize_is_tensorflow_1s(height: int, width: int) -> None:
     assert (height, width) == (299, 299) or (ordinary - expected).abs().max() > 1  # else the test could not fail
 
 
-def test_features_do_not_depend_on_the_batch(inception: InceptionExtractor) -> None:
+def test_features_do_not_depend_on_the_batch(inception: InceptionExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gantk_eval.extractors.inception.block_size", block_size)
     images = pictures(7, 32, 0)
     together = inception.features(images)
     assert np.array_equal(together[:1], inception.features(images[:1]))
