@@ -115,8 +115,30 @@ def test_close_pairs_are_those_of_the_full_matrix() -> None:
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == {(i, j) for i, j in expected.tolist()}
     few, _ = close_pairs(points, 0.2, 3)
     assert np.bincount(few).max() == 3
-    groups = clusters(first, second, 1500)
+    groups = clusters(points, first, second, 0.2)
     assert {5, *range(100, 110)} <= set(groups[0].tolist())
+
+
+def test_the_ends_of_a_chain_are_not_one_image() -> None:
+    """Each of 101 points is within 1.5 of its neighbours, and the ends are 100 apart; five points far away are copies."""
+    points = np.zeros((106, 2))
+    points[:101, 0] = np.arange(101)
+    points[101:] = 500
+    groups = clusters(points, *close_pairs(points, 1.5, 8), 1.5)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(106))
+    assert groups[0].tolist() == [101, 102, 103, 104, 105]
+    assert 34 <= len(groups) - 1 <= 51
+    for group in groups[1:]:
+        assert np.ptp(points[group, 0]) <= 2
+    far = np.concatenate([points, points + 1000])  # as held-out images: pairs among them are none of the samples'
+    assert [len(g) for g in clusters(points, *close_pairs(far, 1.5, 8), 1.5)] == [len(g) for g in groups]
+
+
+def test_where_nothing_looks_real_no_coverage_is_lost() -> None:
+    fake, real = images(300, 1)[0] + 1000, images(400, 2)[0]
+    balls = make_balls(images(500, 3)[0], 300)
+    result = coverage(reach(np.concatenate([fake, real]), balls), 300, 0.0, relabel(300, 400))
+    assert (result.effect, result.severity) == (0.0, "none")
 
 
 def test_coverage_is_the_share_of_balls_that_are_hit() -> None:
@@ -492,7 +514,9 @@ def test_exhibit_and_picture_show_what_is_missing() -> None:
     with Image.open(io.BytesIO(png)) as picture:
         pixels = np.asarray(picture)
     assert pixels.shape[1] > 900
-    assert len(asked) == len(shown.missing) + len(shown.clusters)
+    assert len(asked) == len(shown.missing) + len(shown.clusters) + 2  # samples and real images as they come
+    assert len(shown.samples) == len(shown.others) == 12
+    assert shown.samples[-1] == len(fake) - 1
     assert (pixels == (200, 62, 40)).all(axis=2).any(), "generated features are on the map"
     assert (pixels == (200, 200, 200)).all(axis=2).sum() > 40 * 40, "the images are there"
 

@@ -71,7 +71,8 @@ def coverage(reached: Reach, balls: int, realistic: float, relabellings: Relabel
     count = relabellings.generated
     visited = np.bincount(reached.ball[reached.image >= count], minlength=balls)
     expected = _expected(visited, pool - count, round(count * realistic))
-    effect = 1.0 - covered[0] / max(expected, 1e-12)
+    # Where no sample looks real none is expected to cover anything, and nothing can be said to be lost.
+    effect = 1.0 - covered[0] / expected if expected > 0 else 0.0
     result = result_of("coverage", 1.0 - covered, effect=effect, suspect=SUSPECT, collapsed=COLLAPSED, needs="detail")
     if result.severity != "none":
         text = (

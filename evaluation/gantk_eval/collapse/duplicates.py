@@ -48,22 +48,29 @@ def duplicates(fake: np.ndarray, heldout: np.ndarray, distance: float, relabelli
         result.powerful = False
         result.weakness = f"{fewest} images are too few to look for duplicates; give at least {FEWEST}"
     if result.severity != "none":
-        groups = clusters(first, second, count)
+        groups = clusters(fake, first, second, distance)
+        images = f"{len(groups):,} image" + ("" if len(groups) == 1 else "s")
         result.reasons.append(
             Reason(
                 "duplicates",
-                f"{sum(map(len, groups)):,} of {count:,} samples are near-duplicates of {len(groups):,} images "
+                f"{sum(map(len, groups)):,} of {count:,} samples are near-duplicates of {images} "
                 f"({real:.1%} of real images have a near-duplicate)",
             )
         )
     return result
 
 
-def clusters(first: np.ndarray, second: np.ndarray, count: int) -> list[np.ndarray]:
-    """The generated images (indices below `count`) that pairs of near-duplicates connect, largest group first."""
+def clusters(fake: np.ndarray, first: np.ndarray, second: np.ndarray, distance: float) -> list[np.ndarray]:
+    """Groups of generated images that look like one image, rows of `fake` [n, d], the largest group first.
+
+    `first`, `second`: pairs within `distance` (those with an index of n or more are passed over). Each group is what lies
+    within `distance` of one of its images that no earlier group has, begun at the image with the most near ones. Chains of
+    pairs are no groups: their ends may have nothing in common. What a chain leaves over is a group of one.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
+    count = len(fake)
     keep = (first < count) & (second < count)
     rows, columns = first[keep], second[keep]
     nodes = np.unique(np.concatenate([rows, columns]))
@@ -71,6 +78,14 @@ def clusters(first: np.ndarray, second: np.ndarray, count: int) -> list[np.ndarr
         return []
     edges = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
     _, component = connected_components(edges, directed=False)
+    crowd = np.bincount(rows, minlength=count) + np.bincount(columns, minlength=count)
     order = nodes[np.argsort(component[nodes], kind="stable")]
-    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
+    groups: list[np.ndarray] = []
+    for chain in np.split(order, np.flatnonzero(np.diff(component[order])) + 1):
+        left = chain[np.argsort(-crowd[chain], kind="stable")]
+        while len(left):
+            near = np.square(fake[left] - fake[left[0]]).sum(axis=1, dtype=np.float64) <= distance * distance
+            near[0] = True
+            groups.append(np.sort(left[near]))
+            left = left[~near]
     return sorted(groups, key=lambda group: (-len(group), int(group[0])))

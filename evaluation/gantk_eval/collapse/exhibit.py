@@ -23,12 +23,15 @@ POINTS = 2000
 @dataclass(frozen=True)
 class Exhibit:
     """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing.
-    `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `real` [m, 2],
-    `fake` [n, 2]: held-out and generated features on the reference's two longest principal axes."""
+    `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `samples`: rows of the
+    generated images as they come, to be looked at beside `others`, rows of the reference as they come; none where nothing
+    was found. `real` [m, 2], `fake` [n, 2]: held-out and generated features on the reference's two longest principal axes."""
 
     missing: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
     clusters: list[np.ndarray] = field(default_factory=list)
     in_clusters: int = 0
+    samples: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    others: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     real: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     fake: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
@@ -47,16 +50,23 @@ def exhibit(
     if "duplicates" in judgement.kinds:
         mine = places(len(evidence.fake), 0)
         pairs = close_pairs(evidence.fake[mine], judgement.duplicate_distance, NEIGHBOURS)
-        groups = [mine[group] for group in clusters(*pairs, len(mine))]
+        groups = [mine[group] for group in clusters(evidence.fake[mine], *pairs, judgement.duplicate_distance)]
     fake, real, _ = deep_features(evidence)
     mean, axes = known.map_axes
     return Exhibit(
         missing,
-        groups[:ROWS],
+        [group for group in groups[:ROWS] if len(group) > 1],
         sum(len(group) for group in groups),
+        evenly(len(evidence.fake)) if judgement.verdict in ("suspect", "collapsed") else np.empty(0, dtype=np.int64),
+        known.rows[evenly(len(known.rows))],
         (real[:POINTS] - mean) @ axes,
         (fake[:POINTS] - mean) @ axes,
     )
+
+
+def evenly(count: int) -> np.ndarray:
+    """A row of places, spread evenly over `count`."""
+    return np.unique(np.linspace(0, count - 1, IN_ROW).round().astype(np.int64))
 
 
 def _rows_of(mode: str, count: int, known: Known, labels: np.ndarray | None, names: Sequence[str] | None) -> np.ndarray:

@@ -21,6 +21,7 @@ Reader = Callable[[np.ndarray], np.ndarray]
 """Rows int64 [n] -> images uint8 [n, H, W, C]."""
 
 THUMB, GAP, MARGIN, LINE, MAP = 44, 4, 16, 18, 380
+REASONS = 6
 WIDTH = 2 * MARGIN + IN_ROW * (THUMB + GAP) + MARGIN + MAP
 REAL, FAKE, INK, PALE = (150, 150, 150), (200, 62, 40), (20, 20, 20), (110, 110, 110)
 
@@ -36,10 +37,14 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
     if shown.missing:
         rows.append(("Missing or starved: real images of what the samples lack", None))
         rows += [(_expected(entry), reference(found)) for entry, found in shown.missing]
-    pictures = _clusters(shown, fake)
+    pictures = _read(fake, [(f"{len(group):,} samples", np.sort(group[:IN_ROW])) for group in shown.clusters])
     if pictures:
         rows.append((f"Near-duplicates: {shown.in_clusters:,} samples in clusters, the largest of them", None))
         rows += pictures
+    samples = _read(fake, [("samples", shown.samples)]) if len(shown.samples) else []
+    if samples:
+        rows.append(("As they come", None))
+        rows += [*samples, ("real images", reference(shown.others))]
     if not rows:
         calm = "No mode is missing, and no sample is a near-duplicate of another."
         rows.append(
@@ -49,8 +54,10 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
             )
         )
     head = [f"collapse: {verdict}"]
-    for reason in reasons[:6]:
+    for reason in reasons[:REASONS]:
         head += textwrap.wrap(f"- {reason}", 130)
+    if len(reasons) > REASONS:
+        head.append(f"- and {len(reasons) - REASONS} more")
     body = sum(LINE + (THUMB + 2 * GAP if images is not None else GAP) for _, images in rows)
     top = MARGIN + LINE * len(head) + MARGIN
     canvas = Image.new("RGB", (WIDTH, max(top + body, top + MAP + 3 * LINE) + MARGIN), (255, 255, 255))
@@ -76,9 +83,10 @@ def _expected(entry: dict[str, Any]) -> str:
     return f"{name}: {entry['expected']:,} expected, {entry['seen']:,} seen"
 
 
-def _clusters(shown: Exhibit, fake: Reader) -> list[tuple[str, np.ndarray | None]]:
+def _read(reader: Reader, wanted: Sequence[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray | None]]:
+    """The images by their captions; nothing where they are not kept."""
     try:
-        return [(f"{len(group):,} samples", fake(np.sort(group[:IN_ROW]))) for group in shown.clusters]
+        return [(caption, reader(rows)) for caption, rows in wanted]
     except RuntimeError:
         return []
 
