@@ -246,6 +246,10 @@ def evaluate_images(
             "alone to have them of the statistics"
         )
     if heldout is not None:
+        if Path(heldout).resolve() == Path(reference).resolve():
+            raise DataError(
+                f"`--heldout {heldout}` is the reference itself: name other real images, which the reference does not hold"
+            )
         other = open_image_set(heldout, skip_unreadable)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
     report = evaluator.evaluate(fake)

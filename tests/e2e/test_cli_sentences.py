@@ -387,6 +387,12 @@ def test_a_collapse_fails_where_it_is_asked_to(tmp_path: Path, gantk) -> None:  
     assert score("collapsed").code == 0
 
 
+def test_held_out_images_that_are_the_reference_are_refused(gantk, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    again = folder / ".." / folder.name
+    result = gantk("eval", "--images", folder / "b", "--reference", folder, "--heldout", again, "--device", "cpu")
+    refused(result, 3, f"`--heldout {again}` is the reference itself: name other real images")
+
+
 def test_odd_images_are_told(gantk, folder: Path) -> None:  # type: ignore[no-untyped-def]
     Image.open(folder / "a" / "0.png").convert("LA").save(folder / "a" / "0.png")
     command = ("eval", "--images", folder / "b", "--reference", folder, "--metrics", "fd_pixel_pca", "--device", "cpu")

@@ -385,3 +385,27 @@ def test_verdict_on_mnist(real_data: Path) -> None:
     copies = evaluator.evaluate(ArrayImages(reference.read(range(2000))))
     assert copies.verdict == "ok", copies.collapse
     assert copies.memorisation["verdict"] == "memorised"
+
+
+def test_held_out_images_that_are_the_reference_are_refused(quick: None, digit_sets: Sets) -> None:
+    reference, _, _ = digit_sets
+    with pytest.raises(DataError, match=r"the held-out images are .*, the reference itself: give other real images"):
+        Evaluator(reference, reference)
+
+
+@pytest.mark.parametrize(("shared", "own", "told"), [(0.5, 0, True), (0.02, 0, False), (0.3, 300, False)])
+def test_held_out_images_that_the_reference_holds_calibrate_nothing(
+    quick: None, shared: float, own: int, told: bool
+) -> None:
+    """Where the data hold copies of their own, so may the held-out images."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (900, 8, 8, 1), dtype=np.uint8)
+    real, other, fake = pixels[:500], pixels[500:700], pixels[700:]
+    real[500 - own :] = real[:own]
+    other[: int(200 * shared)] = real[: int(200 * shared)]
+    report = Evaluator(ArrayImages(real), ArrayImages(other), metrics=["fd_pixel_pca"]).evaluate(ArrayImages(fake))
+    sentence = f"{shared:.0%} of the held-out images are in the reference too"
+    reasons = [*report.collapse["reasons"], *report.memorisation["reasons"]]
+    assert [sentence in reason for reason in reasons].count(True) == (2 if told else 0), reasons
+    if told:
+        assert (report.verdict, report.memorisation["verdict"]) == ("inconclusive", "inconclusive")
