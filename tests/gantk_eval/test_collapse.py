@@ -7,8 +7,8 @@ import pytest
 from gantk_eval.collapse.calibration import Relabellings, holm, permutation_p
 from gantk_eval.collapse.classes import class_histogram, corrected_shares
 from gantk_eval.collapse.duplicates import duplicate_distance, duplicates
-from gantk_eval.collapse.neighbours import nearest
-from gantk_eval.collapse.quality import certain_share, realism
+from gantk_eval.collapse.neighbours import nearest, nearest_distance
+from gantk_eval.collapse.quality import certain_share, realistic_share
 from gantk_eval.collapse.verdict import ClassEvidence, Evidence, judge
 
 CLASSES, DIMS = 10, 16
@@ -184,10 +184,12 @@ def test_real_images_are_as_clear_as_real_images_whatever_their_classes() -> Non
     assert certain_share(logits[0], logits[1][:0], classes[0], classes[1][:0]) == 1.0
 
 
-def test_realism_of_real_images_is_its_definition() -> None:
-    real, reference = world(2000, 1)[0], world(3000, 2)[0]
-    assert realism(world(2000, 3)[0], real, reference) == pytest.approx(0.95, abs=0.02)
-    assert realism(real[:1].repeat(50, axis=0), real, reference) in (0.0, 1.0)
+def test_real_images_are_realistic_by_its_definition() -> None:
+    real, other, reference = world(2000, 1)[0], world(2000, 3)[0], world(3000, 2)[0]
+    near = [nearest_distance(some, reference) for some in (other, real, other + 100, real[:1].repeat(50, axis=0))]
+    assert realistic_share(near[0], near[1]) == pytest.approx(0.95, abs=0.02)
+    assert realistic_share(near[2], near[1]) == 0.0
+    assert realistic_share(near[3], near[1]) == 1.0  # fidelity, not diversity
 
 
 def test_too_few_samples_are_inconclusive_not_ok() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -199,9 +200,8 @@ def test_a_class_that_is_all_alike_is_named_and_others_are_not() -> None:
     traces = mode_traces(np.concatenate([fake, real]), np.concatenate([labels, others]), CLASSES, relabel(1000, 1500))
     result = class_spread(traces, tuple("abcde"))
     assert result.severity == "collapsed"
-    assert result.reasons == ["samples of class c vary by 9% of what its real images do"] or (
-        len(result.reasons) == 1 and "class c vary by" in result.reasons[0]
-    )
+    (reason,) = result.reasons
+    assert re.fullmatch(r"samples of class c vary by (8|9|10)% of what its real images do", reason)
     assert within_mode(traces).severity == "none"
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from gantk_eval.collapse.calibration import (
     ALPHA,
+    DROPPED,
+    STARVED,
     Reason,
     Relabellings,
     TestResult,
@@ -27,7 +29,6 @@ FEWEST_EXPECTED = 10
 PARTS, SILHOUETTE, SUBSTANTIAL = (5, 8, 10, 12), 2000, 0.25
 REPEATS = 10
 POWER = 0.8
-LOST, STARVED = 0.2, 0.5  # upper confidence bounds of seen / expected
 SUSPECT, COLLAPSED = 0.08, 0.25  # share of real data that lies in cells where samples are missing
 
 
@@ -118,8 +119,8 @@ def bins(
     effect = float(((expected - seen)[named]).sum() / count)
     result = result_of("bins", statistics, effect=effect, suspect=SUSPECT, collapsed=COLLAPSED, needs="detail")
     order = sorted(np.flatnonzero(named), key=lambda i: (seen[i] / expected[i], -expected[i]))
-    lost = [int(i) for i in order if upper[i] < LOST]
-    starved = [int(i) for i in order if upper[i] >= LOST]
+    lost = [int(i) for i in order if upper[i] < DROPPED]
+    starved = [int(i) for i in order if upper[i] >= DROPPED]
     if result.severity != "none":
         for group, kind, word in ((lost, "lost mode", "missing"), (starved, "starved mode", "starved")):
             if group:

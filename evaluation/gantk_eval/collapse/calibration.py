@@ -15,8 +15,10 @@ import numpy as np
 
 __all__ = [
     "ALPHA",
+    "DROPPED",
     "FEWEST_PERMUTATIONS",
     "PERMUTATIONS",
+    "STARVED",
     "Kind",
     "Reason",
     "Relabellings",
@@ -29,6 +31,8 @@ __all__ = [
 
 ALPHA = 0.01
 """The family-wise error of all tests together, by Holm."""
+DROPPED, STARVED = 0.2, 0.5
+"""A class, region or mode is lost, or starved, where the upper confidence bound of seen / expected is below this."""
 PERMUTATIONS = 1999
 """So that the smallest p, 1/2000, can pass Holm's correction at ALPHA for up to twenty tests."""
 FEWEST_PERMUTATIONS = 999

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gantk_eval.collapse.calibration import ALPHA, Reason, Relabellings, Severity, TestResult
+from gantk_eval.collapse.calibration import ALPHA, DROPPED, STARVED, Reason, Relabellings, Severity, TestResult
 from gantk_eval.collapse.label_shift import Z95, LabelShift
 
 __all__ = ["class_histogram", "corrected_shares", "mode_name"]
 
-DROPPED, STARVED = 0.2, 0.5  # upper confidence bounds of seen / expected
 FIFTH = 0.2
 DRAWS = 1000
 FEWEST_EXPECTED = 10

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from gantk_eval.collapse.neighbours import nearest_distance
-
 __all__ = [
     "FEWEST_CERTAIN",
     "FEWEST_REALISTIC",
@@ -13,7 +11,6 @@ __all__ = [
     "WIDEST_CLASS",
     "certain_share",
     "clarity",
-    "realism",
     "realistic_share",
 ]
 
@@ -52,15 +49,10 @@ def clarity(logits: np.ndarray) -> np.ndarray:
     return -np.log(np.exp((logits - top).astype(np.float64)).sum(axis=1))
 
 
-def realism(fake: np.ndarray, heldout: np.ndarray, reference: np.ndarray) -> float:
-    """The share of generated images as near to a reference image as 95 % of held-out images are (0.95 for real ones).
-
-    Features [n, d], [m, d], [r, d], best of a classifier. It measures fidelity, not diversity: copies of one good image
-    have a realism of 1.
-    """
-    return realistic_share(nearest_distance(fake, reference), nearest_distance(heldout, reference))
-
-
 def realistic_share(fake: np.ndarray, heldout: np.ndarray) -> float:
-    """`realism` from the distances [n], [m] to the nearest reference image."""
+    """The share of generated images as near to a reference image as 95 % of held-out images are (0.95 for real ones), from the
+    distances [n], [m] to the nearest reference image.
+
+    It measures fidelity, not diversity: copies of one good image have a share of 1.
+    """
     return float(np.mean(fake <= np.quantile(heldout, 0.95)))
