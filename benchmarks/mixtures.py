@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
+from gantk.config import differences, load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BATCH = {"ring": 100, "grid": 100, "stacked_mnist": 64}
@@ -132,7 +133,16 @@ class Cell:
         steps = "" if self.steps >= full_steps(self.data) else f"_{self.steps}"
         return f"{self.data}/{self.recipe}{steps}{_BATCHED if self.replicas else ''}"
 
+    @property
+    def config(self) -> Path:
+        return CONFIGS / f"{self.data}.yaml"
+
     def command(self, extra: list[str]) -> list[str]:
+        start = [sys.executable, "-m", "gantk", "train", "--config", str(self.config), "--name", self.name]
+        return [*start, *self.overrides(extra)]
+
+    def overrides(self, extra: list[str]) -> list[str]:
+        """What is laid over the config, and `extra` besides."""
         pack = RECIPES[self.recipe].pack
         batch = BATCH[self.data] * pack * max(self.replicas, 1)
         kimg = self.steps * batch / 1000
@@ -143,8 +153,7 @@ class Cell:
                 *(f"optimizer.eps={1e-8 / self.replicas}", *overrides, f"evaluate.every_kimg={2 * kimg}"),
             )
         return [
-            *(sys.executable, "-m", "gantk", "train", "--config", str(CONFIGS / f"{self.data}.yaml")),
-            *("--name", self.name, f"seed={self.seed}", f"train.kimg={kimg}", f"train.batch_size={batch}"),
+            *(f"seed={self.seed}", f"train.kimg={kimg}", f"train.batch_size={batch}"),
             *(f"objective.pack={pack}", f"checkpoint.every_kimg={kimg / 20}", f"evaluate.every_kimg={kimg}"),
             *(f"samples.every_kimg={kimg}", f"train.log_every_kimg={kimg / 100}", "collapse.monitor=false"),
             *("tracking.wandb=disabled", "tracking.progress=false", *overrides, *extra),
@@ -161,6 +170,14 @@ def is_whole(cell: Cell, runs: Path) -> bool:
         return bool(json.loads((runs / cell.name / "status.json").read_text())["state"] == "completed")
     except (OSError, ValueError, KeyError):
         return False
+
+
+def changes_of(cell: Cell, runs: Path, extra: list[str]) -> list[str]:
+    """Where the settings of a run that is whole are not those that it would have now, as after a change of its recipe."""
+    if not is_whole(cell, runs):
+        return []
+    now = load_config(cell.config, [f"name={cell.name}", *cell.overrides(extra)])
+    return differences(load_config(runs / cell.name / "config.yaml"), now)
 
 
 def results_of(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
@@ -330,6 +347,11 @@ def main() -> None:
         if not RECIPES[recipe].of_data or data in RECIPES[recipe].of_data
         for seed in range(1 if options.batched else options.seeds)
     ]
+    for cell in cells:
+        if changes := changes_of(cell, options.runs, options.set):
+            parser.error(
+                f"{options.runs / cell.name} was trained with other settings ({'; '.join(changes)}): delete it, or name other `--runs`"
+            )
     options.runs.mkdir(parents=True, exist_ok=True)
     run_all(cells, options.runs, options.jobs, options.minutes, options.set)
     figures = merged(kept(options.results), figures_of(cells, options.runs))

@@ -113,6 +113,11 @@ def test_a_short_comparison(tmp_path: Path) -> None:
     before = status.read_bytes()
     assert run() == first
     assert status.read_bytes() == before  # a run that is whole is not run again
+    other = subprocess.run(
+        [*command, "optimizer.lr=1e-5"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert other.returncode == 2  # a run of another recipe lends nobody its figures
+    assert "bench-ring-gan-0_short20 was trained with other settings (optimizer.lr: " in other.stderr
     alone = [*command[: command.index("--recipes")], "--recipes", "stabilised", *command[command.index("--seeds") :]]
     both = run(alone)
     assert "ours: stabilised** (20 steps) | 1 |" in both
