@@ -1,12 +1,12 @@
 """Mode coverage on ring, grid and Stacked MNIST: our runs beside the published table, with the floors of a perfect sampler.
 
     python -m benchmarks.mixtures                          # the full protocol: hours a run
-    python -m benchmarks.mixtures --steps 20000 --minutes 8  # marked `_short`; the same command again goes on
+    python -m benchmarks.mixtures --steps 20000 --minutes 8  # rows of their own; the same command again goes on
     python -m benchmarks.mixtures --batched                # all seeds of a recipe in one run (replicas.py), as suits a GPU
 
 Each cell is a run of `configs/ring.yaml`, `grid.yaml` or `stacked_mnist.yaml` with a recipe's overrides, scored at its end on
 as many samples as the protocol says, without averaged weights. Runs are resumable, and those that are whole are not run again;
-what the results' file holds of other data and recipes stays in it, and in the table.
+what the results' file holds of other data, recipes, numbers of steps and seeds stays in it, and in the table.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
+from gantk.config import differences, load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BATCH = {"ring": 100, "grid": 100, "stacked_mnist": 64}
+_BATCHED = "_batched"
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,23 @@ class Recipe:
     of_data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further ones, by data; where it is not empty, the recipe is for these data alone."""
 
+    def laid_over(self, data: str, kimg: float) -> tuple[str, ...]:
+        """The overrides for these data in a run of so many thousand images, for which `{kimg}` stands in them."""
+        overrides = (*self.overrides, *self.of_data.get(data, ()))
+        return tuple(override.replace("{kimg}", str(kimg)) for override in overrides)
 
-def _penalties(gamma: float) -> tuple[str, ...]:
-    return tuple(f"objective.regularization.{name}.gamma={gamma}" for name in ("r1", "r2"))
+
+def _penalties(gamma: float, *settings: str) -> tuple[str, ...]:
+    """R1 and R2 with the same gamma, and further settings of both."""
+    return tuple(
+        f"objective.regularization.{name}.{setting}"
+        for name in ("r1", "r2")
+        for setting in (f"gamma={gamma}", *settings)
+    )
+
+
+# Gamma falls to a tenth over the run.
+_FALLING = ("schedule.type=cosine", "schedule.final=0.1", "schedule.end_kimg={kimg}")
 
 
 RECIPES = {
@@ -51,14 +67,15 @@ RECIPES = {
     "pacgan3": Recipe(pack=3),
     "pacgan4": Recipe(pack=4),
     # Relativistic pairs with R1 and R2, as R3GAN has them, and a learning rate that falls to 0: with a constant one points
-    # move by more than a mode's width in a step. Narrow modes want a steep discriminator, so the ring's gamma is the smaller.
+    # move by more than a mode's width in a step. Narrow modes want a steep discriminator, so the ring's gamma is the smaller,
+    # and falls: that thins out what lies between modes. The grid gains nothing from it.
     "stabilised": Recipe(
         overrides=(
             *("objective.loss=relativistic", "optimizer.betas=[0.0,0.99]", "optimizer.lr=3e-4"),
             *("optimizer.schedule.type=cosine", "network.batch_norm=false", "network.init_std=0.07"),
             "network.maxout_pieces=1",
         ),
-        of_data={"ring": _penalties(0.02), "grid": _penalties(0.1)},
+        of_data={"ring": _penalties(0.02, *_FALLING), "grid": _penalties(0.1)},
     ),
 }
 
@@ -105,23 +122,38 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The run's, and its folder's."""
         short = "" if self.steps >= full_steps(self.data) else f"_short{self.steps}"
         seeds = f"{self.replicas}seeds" if self.replicas else str(self.seed)
         return f"bench-{self.data}-{self.recipe}-{seeds}{short}"
 
+    @property
+    def entry(self) -> str:
+        """Under what its figures stand in the results: `ring/gan`, with fewer steps than the protocol's `ring/gan_20000`."""
+        steps = "" if self.steps >= full_steps(self.data) else f"_{self.steps}"
+        return f"{self.data}/{self.recipe}{steps}{_BATCHED if self.replicas else ''}"
+
+    @property
+    def config(self) -> Path:
+        return CONFIGS / f"{self.data}.yaml"
+
     def command(self, extra: list[str]) -> list[str]:
-        recipe = RECIPES[self.recipe]
-        pack, overrides = recipe.pack, (*recipe.overrides, *recipe.of_data.get(self.data, ()))
+        start = [sys.executable, "-m", "gantk", "train", "--config", str(self.config), "--name", self.name]
+        return [*start, *self.overrides(extra)]
+
+    def overrides(self, extra: list[str]) -> list[str]:
+        """What is laid over the config, and `extra` besides."""
+        pack = RECIPES[self.recipe].pack
         batch = BATCH[self.data] * pack * max(self.replicas, 1)
         kimg = self.steps * batch / 1000
+        overrides = RECIPES[self.recipe].laid_over(self.data, kimg)
         if self.replicas:
             overrides = (
                 *("plugins=[benchmarks.replicas]", "network.type=replicated_mlp", f"network.replicas={self.replicas}"),
                 *(f"optimizer.eps={1e-8 / self.replicas}", *overrides, f"evaluate.every_kimg={2 * kimg}"),
             )
         return [
-            *(sys.executable, "-m", "gantk", "train", "--config", str(CONFIGS / f"{self.data}.yaml")),
-            *("--name", self.name, f"seed={self.seed}", f"train.kimg={kimg}", f"train.batch_size={batch}"),
+            *(f"seed={self.seed}", f"train.kimg={kimg}", f"train.batch_size={batch}"),
             *(f"objective.pack={pack}", f"checkpoint.every_kimg={kimg / 20}", f"evaluate.every_kimg={kimg}"),
             *(f"samples.every_kimg={kimg}", f"train.log_every_kimg={kimg / 100}", "collapse.monitor=false"),
             *("tracking.wandb=disabled", "tracking.progress=false", *overrides, *extra),
@@ -138,6 +170,14 @@ def is_whole(cell: Cell, runs: Path) -> bool:
         return bool(json.loads((runs / cell.name / "status.json").read_text())["state"] == "completed")
     except (OSError, ValueError, KeyError):
         return False
+
+
+def changes_of(cell: Cell, runs: Path, extra: list[str]) -> list[str]:
+    """Where the settings of a run that is whole are not those that it would have now, as after a change of its recipe."""
+    if not is_whole(cell, runs):
+        return []
+    now = load_config(cell.config, [f"name={cell.name}", *cell.overrides(extra)])
+    return differences(load_config(runs / cell.name / "config.yaml"), now)
 
 
 def results_of(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
@@ -206,14 +246,26 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def figures_of(cells: list[Cell], runs: Path) -> dict[str, Any]:
-    """What the whole ones among the runs gave: `ring/gan_short` -> {steps, command, date, seeds: {seed: scores}}."""
+    """What the whole ones among the runs gave: `Cell.entry` -> {steps, batched, seeds: {seed: {command, date, scores}}}.
+
+    `batched` is there, and true, where the seeds were trained in one run.
+    """
     figures: dict[str, Any] = {}
+    made = {"command": records.command(), "date": date.today().isoformat()}
     for cell in cells:
         for seed, result in results_of(cell, runs).items():
-            name = f"{cell.data}/{cell.recipe}{'' if cell.steps >= full_steps(cell.data) else '_short'}"
-            made = {"steps": cell.steps, "command": records.command(), "date": date.today().isoformat(), "seeds": {}}
-            figures.setdefault(name, made)["seeds"][seed] = result
+            entry = {"steps": cell.steps, **({"batched": True} if cell.replicas else {}), "seeds": {}}
+            figures.setdefault(cell.entry, entry)["seeds"][seed] = {**made, **result}
     return figures
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Both calls' figures. Of an entry that both have, the seeds of both; of a seed that both have, the new one's."""
+    both = {**old, **new}
+    for name in old.keys() & new.keys():
+        seeds = {**old[name]["seeds"], **new[name]["seeds"]}
+        both[name] = {**new[name], "seeds": {seed: seeds[seed] for seed in sorted(seeds, key=int)}}
+    return both
 
 
 def table(figures: Mapping[str, Any]) -> list[str]:
@@ -230,7 +282,7 @@ def table(figures: Mapping[str, Any]) -> list[str]:
         for name, entry in figures.items():
             if name.startswith(f"{data}/"):
                 rows = list(entry["seeds"].values())
-                lines.append(_line(name, entry["steps"], rows))
+                lines.append(_line(name, entry))
                 floor = rows[0]["floors"]
         ranges = {key: f"{mean:.4g} [{low:.4g}, {high:.4g}]" for key, (mean, low, high) in floor.items()}
         good = floor.get("high_quality")
@@ -242,19 +294,22 @@ def table(figures: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _line(name: str, steps: int, rows: list[dict[str, Any]]) -> str:
+def _line(name: str, entry: Mapping[str, Any]) -> str:
     data, _, recipe = name.partition("/")
+    steps, rows = entry["steps"], list(entry["seeds"].values())
+    recipe = recipe.removesuffix(_BATCHED).removesuffix(f"_{steps}")
+    how = f"{steps:,} steps" + (", seeds in one run" if entry.get("batched") else "")
     quality = spread([100 * row["high_quality"] for row in rows], 1) if "high_quality" in rows[0] else "–"
     shrink = spread([row["mode_spread"] for row in rows], 2) if "mode_spread" in rows[0] else "–"
     return (
-        f"| **{data}, ours: {recipe}** ({steps:,} steps) | {len(rows)} | {spread([row['modes'] for row in rows], 1)} | "
-        f"{quality} | {spread([row['reverse_kl'] for row in rows], 3)} | {shrink} | "
+        f"| **{data}, ours: {recipe}** ({how}) | {len(rows)} | {spread([row['modes'] for row in rows], 1)} | "
+        f"{quality} | {spread([row['reverse_kl'] for row in rows], 4)} | {shrink} | "
         f"{', '.join(row['verdict'] for row in rows)} |"
     )
 
 
 def kept(folder: Path | None) -> dict[str, Any]:
-    """The figures of earlier calls, for other data and recipes."""
+    """The figures of earlier calls."""
     try:
         figures = json.loads(((folder or records.RESULTS) / "mixtures.json").read_text())["figures"]
     except (OSError, ValueError, KeyError):
@@ -269,7 +324,7 @@ def main() -> None:
     )
     parser.add_argument("--recipes", default="gan,pacgan2", help=", ".join(RECIPES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="default: the protocol's; fewer are marked `_short`")
+    parser.add_argument("--steps", type=int, help="default: the protocol's; others have rows of their own")
     parser.add_argument(
         "--batched",
         action="store_true",
@@ -292,9 +347,14 @@ def main() -> None:
         if not RECIPES[recipe].of_data or data in RECIPES[recipe].of_data
         for seed in range(1 if options.batched else options.seeds)
     ]
+    for cell in cells:
+        if changes := changes_of(cell, options.runs, options.set):
+            parser.error(
+                f"{options.runs / cell.name} was trained with other settings ({'; '.join(changes)}): delete it, or name other `--runs`"
+            )
     options.runs.mkdir(parents=True, exist_ok=True)
     run_all(cells, options.runs, options.jobs, options.minutes, options.set)
-    figures = {**kept(options.results), **figures_of(cells, options.runs)}
+    figures = merged(kept(options.results), figures_of(cells, options.runs))
     print("\n".join(table(figures)))
     missing = [cell.name for cell in cells if not is_whole(cell, options.runs)]
     if missing:

@@ -20,7 +20,8 @@ class Run:
     """`runs/<name>/`: `metrics.jsonl`, `samples/`, `checkpoints/`, `eval/` and the rest."""
     kimg: float
     best: tuple[str, float] | None
-    """The metric that marks the best checkpoint, and its value; None where nothing was evaluated."""
+    """The metric that marks the best checkpoint, and its value; `("verdict", rank)` where no metric ranks checkpoints (0: healthy,
+    1: suspect, 2: collapsed); None where nothing was evaluated."""
 
 
 def train(

@@ -37,7 +37,8 @@ app = typer.Typer(
         gantk eval --ckpt quickstart
 
     Exit codes: 0 done, 1 another process of the run was lost, 2 usage or config, 3 data, weights or a full disk, 4
-    checkpoint, 5 diverged, 6 collapsed (with --fail-on collapse), 75 preempted, 130 interrupted.""",
+    checkpoint, 5 diverged, 6 collapsed (eval --fail-on collapse; training with `collapse.action: stop`, or `rollback` when
+    its rollbacks are used up), 75 preempted, 130 interrupted.""",
 )
 app.add_typer(reference_app, name="reference")
 

@@ -287,6 +287,12 @@ def _cross_check(config: Config) -> list[str]:
         problems.append("`train.sync_batchnorm` needs GPUs, and `train.device` is cpu: set one of them otherwise")
     if train.precision == "fp16" and train.device == "cpu":
         problems.append("`train.precision: fp16` needs a GPU, and `train.device` is cpu: use bf16 or no")
+    action, every = config.collapse.action, config.evaluate.every_kimg
+    if action != "warn" and every > train.kimg:
+        problems.append(
+            f"`collapse.action: {action}` acts at evaluations, and with `evaluate.every_kimg: {every:g}` beyond `train.kimg: "
+            f"{train.kimg:g}` there are none: lower `evaluate.every_kimg`, or set `collapse.action` to warn"
+        )
     for name in objective.sources:
         if name not in config.extra_data:
             problems.append(

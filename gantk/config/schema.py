@@ -9,7 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 SOURCES = ("digits", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist")
 
@@ -265,7 +275,8 @@ class EvaluateConfig(Section):
     """For example `[fid, kid, coverage]`, see evaluation/README.md. Default: all that cost little, in Inception's features or,
     with no weights at hand, in the weights-free tier's."""
     best_by: str | None = None
-    """The metric that marks the best checkpoint. Default: the Fréchet distance of the tier in use."""
+    """The metric that marks the best checkpoint. Default: the Fréchet distance of the tier in use. Where `metrics` names none, the
+    newest of the healthiest is the best."""
     batch_size: int = Field(100, ge=1)
     """Images generated at a time. Part of the protocol: a chunk's size can move a pixel by one grey level."""
 
@@ -286,6 +297,18 @@ class CollapseConfig(Section):
     monitor: bool = True
     """Look at 64 fixed samples and at the discriminator's beliefs between evaluations (below 1 % of the training's time);
     signs of collapse call the next evaluation at once."""
+
+    @field_validator("learning_rate_factor", mode="wrap")
+    @classmethod
+    def _learning_rate_factor(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        # One sentence for both forms; pydantic has one for each, under the names of its own types.
+        try:
+            return check(value)
+        except ValidationError as error:
+            raise ValueError(
+                "must be a number above 0 and at most 1, or such a number for each optimiser that is named, as "
+                f"`{{g: 0.1}}`, and is {value!r}"
+            ) from error
 
 
 class TrackingConfig(Section):

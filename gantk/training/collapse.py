@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gantk")
 
 _RANKS = {"collapsed": 2, "suspect": 1}
+BY_VERDICT = "verdict"
+"""What the best is the best by where no metric ranks checkpoints; its value is the verdict's rank."""
 
 
 def rank(verdict: str | None) -> int:
@@ -63,6 +65,11 @@ class CollapseGuard:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.rollbacks, self.best_verdict = int(state.get("rollbacks", 0)), state.get("best_verdict")
 
+    @property
+    def has_healthy(self) -> bool:
+        """Whether the best checkpoint is one to go back to."""
+        return self.best_verdict is not None and rank(self.best_verdict) < 2
+
     def prefers(self, verdict: str, is_better: bool) -> bool:
         """Whether a model with `verdict` is the best so far: a healthier one always is, one as healthy if its score is."""
         if self.best_verdict is None:
@@ -80,7 +87,7 @@ class CollapseGuard:
             return
         reason = report.collapse["reasons"][0] if report.collapse["reasons"] else "no reason given"
         if action == "rollback":
-            if self.best_verdict is None or rank(self.best_verdict) == 2:
+            if not self.has_healthy:
                 if trainer.runtime.is_main:
                     log.warning(
                         "collapsed at %g kimg, and no checkpoint was ever healthy: training goes on", trainer.kimg
@@ -92,9 +99,15 @@ class CollapseGuard:
         trainer.save()
         trainer.await_save()
         again = f" after {self.rollbacks} rollbacks" if self.rollbacks else ""
+        # The best of a run that was never healthy has collapsed itself. A changed recipe is refused without the flag.
+        advice = (
+            f"change the recipe, and start anew or go on from the best healthy checkpoint with `--resume "
+            f"{trainer.config.name}@best --allow-changes`"
+            if self.has_healthy
+            else "no checkpoint was ever healthy, so change the recipe and start anew with another `--name`"
+        )
         raise CollapseError(
-            f"the samples at {trainer.kimg:g} kimg have collapsed{again} ({reason}), and `collapse.action` is {action}: "
-            f"change the recipe and start anew, or go on from a healthy checkpoint with `--resume {trainer.config.name}@best`"
+            f"the samples at {trainer.kimg:g} kimg have collapsed{again} ({reason}), and `collapse.action` is {action}: {advice}"
         )
 
     def _roll_back(self, trainer: Trainer, reason: str) -> None:

@@ -25,7 +25,7 @@ from gantk.training.averaging import Averaged
 from gantk.training.background import Background
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
-from gantk.training.collapse import CollapseGuard
+from gantk.training.collapse import BY_VERDICT, CollapseGuard, rank
 from gantk.training.discriminator_gap import discriminator_gap
 from gantk.training.hooks import (
     Checkpoints,
@@ -68,6 +68,7 @@ class Trainer:
         self.images = 0
         """Real images seen, by the first phase's count; what all intervals and schedules go by."""
         self.best: tuple[str, float] | None = None
+        """What the best checkpoint is the best by, and its value there: a metric, or `BY_VERDICT`."""
         self.best_is_new = False
         self.evaluation_due = False
         """Whether a signal ended an evaluation, which is then made up for when the run goes on."""
@@ -285,7 +286,12 @@ class Trainer:
             raise
         self.evaluation_due = False
         score = best_value(report, config.best_by)
-        if score is not None and self.guard.prefers(report.verdict, is_better(score, self.best)):
+        if score is None:
+            # No metric ranks this model: it is the best where it is healthier, or as healthy and newer than another such.
+            score, better = (BY_VERDICT, float(rank(report.verdict))), self.best is None or self.best[0] == BY_VERDICT
+        else:
+            better = is_better(score, self.best)
+        if self.guard.prefers(report.verdict, better):
             self.best, self.best_is_new, self.guard.best_verdict = score, True, report.verdict
         self.monitor.wants_evaluation = False
         if self.runtime.is_main:

@@ -10,7 +10,68 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mixtures import Cell, figures_of, merged, table
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+FLOORS = {"modes": [8, 8, 8], "reverse_kl": [0.001, 0.0, 0.002], "high_quality": [0.99, 0.98, 1.0]}
+
+
+def finished(runs: Path, cell: Cell, reverse_kl: float) -> None:
+    """What a run leaves that is read of it."""
+    folder = runs / cell.name
+    (folder / "eval").mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps({"state": "completed"}))
+    values = {"modes": 8, "reverse_kl": reverse_kl, "high_quality": 0.9}
+    metrics = {
+        name: {"value": value, **dict(zip(("floor", "floor_low", "floor_high"), FLOORS[name], strict=True))}
+        for name, value in values.items()
+    }
+    report = {"metrics": metrics, "collapse": {"verdict": "ok"}}
+    places = [folder / "eval" / "1.json"]
+    if cell.replicas:
+        places = [folder / "replicas" / f"{number}.json" for number in range(cell.replicas)]
+    for place in places:
+        place.with_suffix("").mkdir(parents=True)
+        place.write_text(json.dumps(report))
+
+
+def test_a_try_leaves_the_rows_of_longer_runs_and_of_more_seeds(tmp_path: Path) -> None:
+    long = [Cell("ring", "gan", seed, 20_000) for seed in range(3)]
+    for cell in long:
+        finished(tmp_path / "first", cell, reverse_kl=0.1)
+    figures = merged({}, figures_of(long, tmp_path / "first"))
+    others = [Cell("ring", "gan", 1, 20_000), Cell("ring", "gan", 0, 200), Cell("ring", "gan", 0, 20_000, replicas=2)]
+    others.append(Cell("ring", "gan", 0, 400_000))
+    for cell in others:
+        finished(tmp_path / "second", cell, reverse_kl=0.5)
+    figures = merged(figures, figures_of(others, tmp_path / "second"))
+    assert {name: list(entry["seeds"]) for name, entry in figures.items()} == {
+        "ring/gan_20000": ["0", "1", "2"],
+        "ring/gan_200": ["0"],
+        "ring/gan_20000_batched": ["0", "1"],
+        "ring/gan": ["0"],
+    }
+    divergences = [row["reverse_kl"] for row in figures["ring/gan_20000"]["seeds"].values()]
+    assert divergences == [0.1, 0.5, 0.1], "the newer one for a seed that both have"
+    assert [entry.get("batched", False) for entry in figures.values()] == [False, False, True, False]
+    lines = "\n".join(table(figures))
+    assert "ours: gan** (20,000 steps) | 3 | 8.0±0.0 |" in lines
+    assert "ours: gan** (200 steps) | 1 |" in lines
+    assert "ours: gan** (20,000 steps, seeds in one run) | 2 |" in lines
+    assert "ours: gan** (400,000 steps) | 1 |" in lines
+
+
+@pytest.mark.parametrize(("replicas", "kimg"), [(0, "2000.0"), (3, "6000.0")])
+def test_the_rings_penalties_fall_over_the_run_and_the_grids_stay(replicas: int, kimg: str) -> None:
+    ring, grid = (Cell(data, "stabilised", 0, 20_000, replicas).command([]) for data in ("ring", "grid"))
+    assert f"train.kimg={kimg}" in ring
+    for name in ("r1", "r2"):
+        at = f"objective.regularization.{name}"
+        settings = [f"{at}.gamma=0.02", f"{at}.schedule.type=cosine", f"{at}.schedule.final=0.1"]
+        assert {*settings, f"{at}.schedule.end_kimg={kimg}"} <= set(ring)
+    assert not [setting for setting in grid if "regularization" in setting and "schedule" in setting]
 
 
 @pytest.mark.slow
@@ -43,8 +104,8 @@ def test_a_short_comparison(tmp_path: Path) -> None:
 
     first = run()
     assert "| ring, published: PacGAN2 | | 7.9±.1 | 95.6 | .07 |" in first
-    assert "ours: gan_short** (20 steps) | 1 |" in first
-    assert "ours: pacgan2_short** (20 steps) | 1 |" in first
+    assert "ours: gan** (20 steps) | 1 |" in first
+    assert "ours: pacgan2** (20 steps) | 1 |" in first
     assert "a perfect sampler of 8 modes" in first
     figures = json.loads((tmp_path / "mixtures.json").read_text())["figures"]
     assert figures["not_run"] == []
@@ -52,10 +113,15 @@ def test_a_short_comparison(tmp_path: Path) -> None:
     before = status.read_bytes()
     assert run() == first
     assert status.read_bytes() == before  # a run that is whole is not run again
+    other = subprocess.run(
+        [*command, "optimizer.lr=1e-5"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert other.returncode == 2  # a run of another recipe lends nobody its figures
+    assert "bench-ring-gan-0_short20 was trained with other settings (optimizer.lr: " in other.stderr
     alone = [*command[: command.index("--recipes")], "--recipes", "stabilised", *command[command.index("--seeds") :]]
     both = run(alone)
-    assert "ours: stabilised_short** (20 steps) | 1 |" in both
-    assert "ours: gan_short** (20 steps) | 1 |" in both  # of the earlier call
+    assert "ours: stabilised** (20 steps) | 1 |" in both
+    assert "ours: gan** (20 steps) | 1 |" in both  # of the earlier call
     assert set(json.loads((tmp_path / "mixtures.json").read_text())["figures"]) == {
-        *("ring/gan_short", "ring/pacgan2_short", "ring/stabilised_short", "not_run")
+        *("ring/gan_20", "ring/pacgan2_20", "ring/stabilised_20", "not_run")
     }

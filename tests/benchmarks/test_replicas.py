@@ -71,7 +71,7 @@ def play(game: Objective, real: Tensor, rows: Tensor, eps: float) -> None:
 def test_each_is_trained_as_if_it_were_alone(recipe: str) -> None:
     torch.manual_seed(0)
     chosen = RECIPES[recipe]
-    overrides = [*SMALL, *chosen.overrides, *chosen.of_data.get("ring", ()), f"objective.pack={chosen.pack}"]
+    overrides = [*SMALL, *chosen.laid_over("ring", kimg=1.0), f"objective.pack={chosen.pack}"]
     overrides += [f"train.batch_size={S * ROWS}"]
     stacked = objective([*overrides, *PLUGIN, f"network.replicas={S}"])
     alone = copies_of(stacked, overrides)

@@ -295,6 +295,14 @@ def test_error_is_named_by_its_path(override: str, sentence: str) -> None:
     assert sentence in refusal(override)
 
 
+@pytest.mark.parametrize(("value", "shown"), [("0", "0"), ("2", "2"), ("{g: 0}", "{'g': 0}"), ("null", "None")])
+def test_a_value_of_two_forms_is_explained_in_one_sentence(value: str, shown: str) -> None:
+    assert refusal(f"collapse.learning_rate_factor={value}") == (
+        "the config: `collapse.learning_rate_factor`: must be a number above 0 and at most 1, or such a number for each optimiser "
+        f"that is named, as `{{g: 0.1}}`, and is {shown}"
+    )
+
+
 def test_all_errors_come_at_once_each_with_its_path() -> None:
     message = refusal(
         "trian.x=1",
@@ -351,6 +359,14 @@ def test_empty_config_names_what_it_needs() -> None:
             ("optimizer.phases.g={type: sgd, nesterov: true}",),
             "`optimizer.phases.g.nesterov` needs `optimizer.phases.g.momentum` above 0",
         ),
+        *(
+            (
+                (f"collapse.action={action}", "train.kimg=50"),
+                f"`collapse.action: {action}` acts at evaluations, and with `evaluate.every_kimg: 100` beyond `train.kimg: 50` there are "
+                "none: lower `evaluate.every_kimg`, or set `collapse.action` to warn",
+            )
+            for action in ("stop", "rollback")
+        ),
     ],
 )  # fmt: skip
 def test_keys_that_do_not_go_together(overrides: tuple[str, ...], sentence: str) -> None:
@@ -363,6 +379,9 @@ def test_what_goes_together_passes() -> None:
         ("network={type: conditional_dcgan}",),
         ("train.batch_size=30", "train.accumulation=5"),
         ("data.resolution=28",),
+        ("collapse.action=stop", "evaluate.every_kimg=1"),
+        ("collapse.learning_rate_factor=1e-1",),
+        ("collapse.learning_rate_factor={g: 0.1}",),
     ):
         parse_config(apply_overrides(BASE, overrides))
 

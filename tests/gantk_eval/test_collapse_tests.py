@@ -484,6 +484,69 @@ def test_the_first_deep_extractor_that_has_all_images_is_taken(there: tuple[str,
     assert "regions of real data are missing" in found["reasons"][0]
 
 
+# -- with Inception's weights and with labels -----------------------------------------------------------------------------
+
+
+def with_deep(fake: np.ndarray, labels: np.ndarray, unlike: float = 0.0) -> Evidence:
+    """A classifier's view and deep features besides, other ones: 32 numbers along other directions.
+
+    `unlike`: by how much of the way between two classes the samples are moved in all features.
+    """
+    mixing = np.random.default_rng(11).standard_normal((DIMS, 32)) / np.sqrt(DIMS)
+
+    def deep(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        return (features + CENTERS[classes]) @ mixing
+
+    (real, truth), (reference, known) = images(2000, 1), images(4000, 2)
+    step = unlike * np.linalg.norm(CENTERS[0] - CENTERS[1]) * np.ones(DIMS) / np.sqrt(DIMS)
+    moved = fake + step
+    given = evidence(moved)
+    return Evidence(
+        moved,
+        given.heldout,
+        given.reference,
+        given.classes,
+        "",
+        (deep(moved, labels), deep(real, truth), deep(reference, known)),
+    )
+
+
+def test_classes_and_deep_features_together_real() -> None:
+    verdict, found, reasons = kinds(with_deep(*images(2000, 5)))
+    assert (verdict, found) == ("ok", []), reasons
+
+
+def test_classes_and_deep_features_together_a_class_removed() -> None:
+    judgement = examine(with_deep(*images(2000, 5, shares_of(1, 0.0))), permutations=1999)
+    assert judgement.verdict in ("suspect", "collapsed"), judgement.reasons
+    assert judgement.kinds[0] == "lost class", judgement.kinds
+    assert judgement.reasons[0].startswith("class b ")
+    assert judgement.missing[0]["mode"] == "b"
+
+
+def test_classes_and_deep_features_together_500_images_repeated() -> None:
+    fake, labels = (np.tile(array[:500], (4, *[1] * (array.ndim - 1))) for array in images(500, 5))
+    verdict, found, reasons = kinds(with_deep(fake, labels))
+    assert verdict == "collapsed", reasons
+    assert found[0] == "duplicates", found
+    assert "near-duplicates" in reasons[0]
+
+
+def test_classes_and_deep_features_together_moved_samples() -> None:
+    verdict, _, reasons = kinds(with_deep(*images(2000, 5), unlike=1.2))
+    assert verdict == "inconclusive", reasons
+    assert reasons[0].startswith("quality"), reasons
+
+
+@pytest.mark.parametrize("left", [0.8, 0.6])
+def test_classes_and_deep_features_together_blurred_samples(left: float) -> None:
+    """All samples nearer to the middle of everything: not all of what tells them apart is left, and no class is lost."""
+    fake, labels = images(2000, 5)
+    verdict, found, reasons = kinds(with_deep(left * fake + (1 - left) * CENTERS.mean(axis=0), labels))
+    assert verdict != "collapsed", reasons
+    assert "lost class" not in found
+
+
 # -- what a user sees ---------------------------------------------------------------------------------------------------
 
 

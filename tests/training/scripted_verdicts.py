@@ -1,5 +1,7 @@
 """A plugin that puts verdicts into an evaluator's mouth: `$SCRIPTED_VERDICTS` lists them, the last one again and again.
 
+`ok:3` has a distance of 3, `ok` one of 1, and `ok:unranked` a metric by which nothing is ranked unless it is asked for.
+
 Each evaluation leaves a line with the generator's sum of weights in `weights-RANK.txt` of the run's folder.
 """
 
@@ -29,10 +31,11 @@ class Scripted:
             file.write(
                 f"{trainer.images} {total!r} {torch.tensor([p.scale for p in trainer.runner.players.values()]).tolist()}\n"
             )
-        entry = {"value": float(score or 1), "n_fake": 2, "n_real": 2}
+        name, value = ("vendi_pixel_pca", 1.0) if score == "unranked" else ("fd_pixel_pca", float(score or 1))
+        entry = {"value": value, "n_fake": 2, "n_real": 2}
         collapse = {"verdict": verdict, "reasons": [f"scripted {verdict}"], "tests": [], "missing": []}
         protocol = {"fingerprint": "0" * 64, "extractor": "none", "precision": "none", "n_fake": 2}
-        return Report({"fd_pixel_pca": entry}, collapse, protocol)
+        return Report({name: entry}, collapse, protocol)
 
 
 Trainer._build_evaluator = lambda self: Scripted(self)  # type: ignore[method-assign, assignment]

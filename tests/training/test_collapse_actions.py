@@ -88,7 +88,8 @@ def test_the_best_is_a_healthy_one(tiny: Path, script: Callable[[str], None]) ->
 def test_stop_ends_with_six_and_keeps_the_state(tiny: Path, script: Callable[[str], None]) -> None:
     script("ok suspect collapsed")
     with pytest.raises(
-        CollapseError, match=r"0\.096 kimg have collapsed \(scripted collapsed\).*--resume tiny@best"
+        CollapseError,
+        match=r"0\.096 kimg have collapsed \(scripted collapsed\).*`--resume tiny@best --allow-changes`",
     ) as caught:
         gantk.train(tiny, *EVERY_STEP, "collapse.action=stop")
     assert caught.value.exit_code == 6
@@ -97,6 +98,34 @@ def test_stop_ends_with_six_and_keeps_the_state(tiny: Path, script: Callable[[st
     assert status is not None
     assert (status["state"], status["exit_code"], status["verdict"]) == ("failed", 6, "collapsed")
     assert Checkpoint(folder / "checkpoints" / "step-00000003").step == 3
+
+
+@pytest.mark.parametrize("verdict", ["collapsed", "collapsed:unranked"])
+def test_nobody_is_sent_to_a_best_checkpoint_that_has_collapsed(
+    tiny: Path, script: Callable[[str], None], verdict: str
+) -> None:
+    script(verdict)
+    with pytest.raises(CollapseError, match="no checkpoint was ever healthy, so change the recipe") as caught:
+        gantk.train(tiny, *EVERY_STEP, "collapse.action=stop")
+    assert "@best" not in str(caught.value)
+
+
+def test_the_same_command_after_a_stop_goes_on_with_the_collapsed_networks(
+    tiny: Path, script: Callable[[str], None]
+) -> None:
+    """What docs/collapse.md says: the newest checkpoint is the collapsed one, and `@best` is the healthy one."""
+    script("ok ok:0.5 collapsed")
+    settings = (*EVERY_STEP, "collapse.action=stop", "checkpoint.keep=9")
+    with pytest.raises(CollapseError, match=r"0\.096 kimg have collapsed"):
+        gantk.train(tiny, *settings)
+    script("collapsed")
+    with pytest.raises(CollapseError, match=r"0\.128 kimg have collapsed"):
+        gantk.train(tiny, *settings)
+    script("ok")
+    gantk.train(tiny, *settings, "optimizer.lr=1e-5", resume="tiny@best", allow_changes=True)
+    folder = Path(load_config(tiny).run_folder)
+    # On from 0.064 kimg: 0.096 is evaluated anew.
+    assert [images for images, _, _ in weights(folder)] == [32, 64, 96, 128, 96, 128, 160, 192, 224, 256]
 
 
 def test_nothing_stops_before_its_time(tiny: Path, script: Callable[[str], None]) -> None:
@@ -159,6 +188,41 @@ def test_rollback_without_a_healthy_checkpoint_goes_on(
     run = gantk.train(tiny, *EVERY_STEP, "collapse.action=rollback", "train.kimg=0.064")
     assert run.kimg == pytest.approx(0.064)
     assert "no checkpoint was ever healthy" in caplog.text
+
+
+def test_rollback_where_no_metric_ranks_checkpoints(
+    tiny: Path, script: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The healthiest is the best, and the newest of them: here that of 0.064 kimg."""
+    script("suspect:unranked ok:unranked suspect:unranked collapsed:unranked ok:unranked")
+    run = gantk.train(tiny, *EVERY_STEP, "collapse.action=rollback", "checkpoint.keep=9", "train.kimg=0.128")
+    assert "no checkpoint was ever healthy" not in caplog.text
+    folder = run.folder / "checkpoints"
+    assert read_best(folder) == {"checkpoint": "step-00000002", "metric": "verdict", "value": 0.0}
+    assert run.best == ("verdict", 0.0)
+    healthy, after = (load_file(folder / f"step-0000000{n}" / "generator.safetensors") for n in (2, 4))
+    assert all(torch.equal(healthy[key], after[key]) for key in healthy)
+    more = gantk.train(tiny, *EVERY_STEP, "collapse.action=rollback", "checkpoint.keep=9", "train.kimg=0.192")
+    best = read_best(more.folder / "checkpoints")
+    assert best is not None
+    assert best["checkpoint"] == "step-00000006", "not the fifth, which is suspect"
+
+
+def test_a_missing_score_takes_no_place_from_one_as_healthy(tiny: Path, script: Callable[[str], None]) -> None:
+    script("suspect:3 suspect:unranked ok:unranked ok:2 ok:unranked")
+    places = []
+    for steps in range(1, 6):
+        run = gantk.train(tiny, *EVERY_STEP, f"train.kimg={steps * 0.032}", f"name=steps-{steps}")
+        best = read_best(run.folder / "checkpoints")
+        assert best is not None
+        places.append((int(best["checkpoint"][-1]), best["metric"]))
+    assert places == [
+        (1, "fd_pixel_pca"),
+        (1, "fd_pixel_pca"),
+        (3, "verdict"),
+        (4, "fd_pixel_pca"),
+        (4, "fd_pixel_pca"),
+    ]
 
 
 @pytest.mark.slow

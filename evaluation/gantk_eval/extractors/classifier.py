@@ -29,6 +29,9 @@ BATCH = 100
 # Steps, not epochs: a small set needs as many steps as a large one. Colour (natural images) is the harder task.
 STEPS = {1: 200, 3: 1000}
 LEARNING_RATE = {1: 0.01, 3: 0.01}
+# Both for a metric that is wanted and for a verdict, to which pixels are no help.
+FEATURES = "give weights of Inception, DINOv2 or CLIP (`--extractor`)"
+INSTEAD = f"sort its images into a sub-folder for each class, or {FEATURES}"
 
 
 def accuracy_floor(channels: int) -> float:
@@ -169,7 +172,7 @@ class ClassifierExtractor:
         import torch
 
         if reference.labels is None:
-            raise DataError(f"{reference.name} has no labels to train a classifier on; use pixel-PCA metrics")
+            raise DataError(f"{reference.name} has no labels to train a classifier on; {INSTEAD}")
         classes = int(reference.labels.max()) + 1
         present = np.bincount(reference.labels, minlength=classes)
         if classes < 2 or present.min() < 10:
@@ -195,7 +198,7 @@ class ClassifierExtractor:
         if self.accuracy < wanted:
             raise DataError(
                 f"the classifier of {reference.name} is right on only {self.accuracy:.1%} of held-out images, below the "
-                f"floor of {wanted:.0%}, so its features would mean little; use pixel-PCA metrics or lower accuracy_floor"
+                f"floor of {wanted:.0%}, so its features would mean little; {FEATURES}, or lower accuracy_floor"
             )
         network = _network(channels, classes)
         network.load_state_dict({k.removeprefix("net."): torch.from_numpy(v) for k, v in arrays.items()})
