@@ -30,7 +30,7 @@ SHRUNKEN, NARROW = 0.5, 0.8
 """A mode has collapsed on itself, or is suspect, where the upper 99 % bound of its spread over the true one is below this."""
 DUPLICATED, REPEATED = 0.2, 0.05
 FEWEST_GOOD = 0.5
-"""Below this share of samples of high quality nothing that did not fire may be called `ok`."""
+"""Below this share of samples of high quality modes are not judged, and nothing is called `ok`."""
 FEWEST_IN_MODE = 10
 FEWEST_FOR_EXTENT = 20
 
@@ -221,23 +221,23 @@ def judge_mixture(found: Measures, mixture: Mixture) -> dict[str, Any]:
     """The verdict on samples of a known mixture: {verdict, reasons, tests, missing}.
 
     In this order of precedence: the extent of the whole; repeated points; lost and starved modes, by the samples nearest to
-    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Under a perfect sampler
-    the p of the second and third is exact or an upper bound, the others' is of normal and exponential laws; Holm over the four
-    at 1 %.
+    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Where less than half of
+    the samples are within 3σ of a mode, the last two say nothing: only the first two are tested, and without a finding of
+    theirs the verdict is `inconclusive`. Under a perfect sampler the p of the second and third is exact or an upper bound, the
+    others' is of normal and exponential laws; Holm over those that are tested at 1 %.
     """
     good = found.high_quality
-    tests = [_extent(found, mixture), _repeated(found, mixture), _lost(found, mixture), _shrunken(found, mixture)]
-    doubts = []
-    if good < FEWEST_GOOD:
-        doubts.append(f"quality: only {good:.1%} of samples are within 3σ of a mode, so its modes cannot be judged")
-    else:
-        missed = np.flatnonzero((found.good == 0) & (found.assigned * mixture.modes >= DROPPED * found.count))
-        doubts += [
-            f"quality: {found.assigned[mode]:,} samples are nearest to mode {_place(mixture, mode)}, none within 3σ of it"
-            for mode in missed
-        ]
     calm = f"{found.modes} of {mixture.modes} modes, none starved or shrunken; no point is repeated"
-    return weigh(tests, calm, doubts)
+    whole = [_extent(found, mixture), _repeated(found, mixture)]
+    if good < FEWEST_GOOD:
+        doubt = f"quality: only {good:.1%} of samples are within 3σ of a mode, so its modes cannot be judged"
+        return weigh(whole, calm, [doubt])
+    missed = np.flatnonzero((found.good == 0) & (found.assigned * mixture.modes >= DROPPED * found.count))
+    doubts = [
+        f"quality: {found.assigned[mode]:,} samples are nearest to mode {_place(mixture, mode)}, none within 3σ of it"
+        for mode in missed
+    ]
+    return weigh([*whole, _lost(found, mixture), _shrunken(found, mixture)], calm, doubts)
 
 
 def _place(mixture: Mixture, mode: int | np.integer[Any]) -> str:

@@ -117,6 +117,28 @@ def test_other_worlds(name: str) -> None:
         assert (got, words in reason) == (wanted, True), (world, got, reason)
 
 
+@pytest.mark.parametrize("spread", [0.7, 0.85])
+def test_a_blob_is_poor_quality_and_not_collapse(spread: float) -> None:
+    """Which modes samples of no structure are nearest to says nothing of lost ones."""
+    grid = MIXTURES["grid"]
+    width = spread * math.sqrt((grid.means.var(axis=0).sum() + 2 * grid.std**2) / 2)
+    for seed in range(5):
+        blob = width * np.random.default_rng(seed).standard_normal((COUNT, 2))
+        found = measure(blob, grid)
+        assert found.high_quality < 0.05
+        assert found.spread_all == pytest.approx(spread, rel=0.05)
+        judged = judge_mixture(found, grid)
+        assert judged["verdict"] == "inconclusive", judged
+        assert judged["reasons"][0].startswith("quality: only")
+        assert judged["missing"] == []
+        assert [test["name"] for test in judged["tests"]] == ["extent", "duplicates"]
+        # At one place between the modes it is as bad, and collapsed.
+        judged = judge_mixture(measure(np.array([1.0, 1.0]) + 0.05 * blob, grid), grid)
+        assert judged["verdict"] == "collapsed"
+        assert "all samples together spread" in judged["reasons"][0]
+        assert judged["missing"] == []
+
+
 def test_the_report_stands_beside_its_floors() -> None:
     mixture = MIXTURES["grid"]
     points = drawn(mixture)
