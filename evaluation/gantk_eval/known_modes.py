@@ -149,13 +149,28 @@ class KnownModesEvaluator(ABC):
         return Report.from_dict(json.loads(distributed.from_first(report)))
 
 
-def entry(value: float, floor: Floor | None, count: int, n_real: int, **more: Any) -> dict[str, Any]:
-    """A metric's entry with a perfect sampler's mean as the floor, and its 99 % range as `floor_low`, `floor_high`."""
+def entry(
+    value: float, floor: Floor | None, count: int, n_real: int, *, without: str = "", **more: Any
+) -> dict[str, Any]:
+    """A metric's entry with a perfect sampler's mean as the floor, and its 99 % range as `floor_low`, `floor_high`.
+
+    `without`: why there is no `value`, where it is not a number, or no `floor`, where that is None.
+    """
+    reasons = {}
+    known = value if math.isfinite(value) else None
+    if known is None:
+        reasons["value"] = without
     # With few samples some repetitions have none of what is measured (the spread of a mode of ten samples).
-    if floor is None or not math.isfinite(floor.mean):
-        return score(value, n_fake=count, n_real=n_real, **more)
+    if floor is None:
+        reasons["floor"] = without
+    elif not math.isfinite(floor.mean):
+        reasons["floor"], floor = f"{count:,} samples of a perfect sampler do not always give one", None
+    if reasons:
+        more["none_because"] = reasons
+    if floor is None:
+        return score(known, n_fake=count, n_real=n_real, **more)
     between = {"floor_low": floor.low, "floor_high": floor.high}
-    return score(value, n_fake=count, n_real=n_real, floor=floor.mean, floor_n=count, **between, **more)
+    return score(known, n_fake=count, n_real=n_real, floor=floor.mean, floor_n=count, **between, **more)
 
 
 def weigh(tests: list[TestResult], calm: str, doubts: list[str]) -> dict[str, Any]:
@@ -192,11 +207,13 @@ class MixtureEvaluator(KnownModesEvaluator):
     def _judge(self, looked: np.ndarray) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         found = measure(looked, self.mixture)
         perfect = floors(self.mixture, found.count)
-        values = {name: getattr(found, name) for name in self.names}
+        without = {
+            "mode_spread": "no sample is within 3σ of a mode",
+            "least_spread": f"no mode has {FEWEST_IN_MODE} samples within 3σ",
+        }
         entries = {
-            # JSON has no word for a spread of nothing.
-            name: entry(value if math.isfinite(value) else 0.0, perfect[name], found.count, self.n_real)
-            for name, value in values.items()
+            name: entry(getattr(found, name), perfect[name], found.count, self.n_real, without=without.get(name, ""))
+            for name in self.names
         }
         entries["modes"]["of"] = self.mixture.modes
         return entries, judge_mixture(found, self.mixture)

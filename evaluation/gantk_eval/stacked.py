@@ -231,7 +231,11 @@ class StackedEvaluator(KnownModesEvaluator):
         perfect = floors(confusion, count, self._shares)
         entries = {
             "modes": entry(found.modes, perfect["modes"], count, self.n_real, of=MODES),
-            "modes_raw": entry(found.modes_raw, None, count, self.n_real, of=MODES),
+            "modes_raw": entry(
+                *(found.modes_raw, None, count, self.n_real),
+                without="misread images count too; compare `modes` with its floor",
+                of=MODES,
+            ),
             "reverse_kl": entry(found.reverse_kl, perfect["reverse_kl"], count, self.n_real),
         }
         copies = count - len(np.unique(looked[:, 3]))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
+from gantk_eval.compare import compare
 from gantk_eval.errors import UserError
 from gantk_eval.known_modes import GeneratedPoints, MixtureEvaluator, judge_mixture
 from gantk_eval.mixture import MIXTURES, Mixture, floors, measure, reverse_kl, truncated_moments
+from gantk_eval.report import Report
+
+from gantk.scoring import best_value
+from gantk.tracking.tracker import flatten
 
 COUNT = 2500
 
@@ -169,6 +175,7 @@ def test_few_samples_are_scored_and_never_called_collapsed(name: str, count: int
         GeneratedPoints(count, lambda index: drawn(mixture, 1, count)[index], identity="few")
     )
     assert report.verdict in ("inconclusive", "ok")
+    assert "no held-out images" not in report.table()
     least = report.metrics["least_spread"]
     assert (least["floor"] is None) == (not math.isfinite(floors(mixture, count)["least_spread"].mean))
 
@@ -191,3 +198,33 @@ def test_points_that_are_not_finite_are_no_repeated_points() -> None:
     points = drawn(ring)
     points[:150] = np.nan
     assert measure(points, ring).duplicates <= 10
+
+
+def test_what_could_not_be_worked_out_is_none_and_not_zero() -> None:
+    """A spread of nothing is no shrinkage."""
+    mixture = MIXTURES["grid"]
+
+    def evaluated(points: np.ndarray) -> Report:
+        return MixtureEvaluator(mixture, n_real=100).evaluate(
+            GeneratedPoints(len(points), lambda index: points[index], identity=str(points[0]))
+        )
+
+    nowhere, whole = evaluated(np.random.default_rng(0).normal(1.0, 0.01, (COUNT, 2))), evaluated(drawn(mixture))
+    found = json.loads(nowhere.to_json())["metrics"]
+    assert [name for name, entry in found.items() if entry["value"] is None] == ["mode_spread", "least_spread"]
+    assert found["modes"]["value"] == 0
+    assert "none (no sample is within 3σ of a mode)" in nowhere.table()
+    assert "none (no mode has 10 samples within 3σ)" in nowhere.table()
+    both = compare({"nowhere": nowhere.to_dict(), "whole": whole.to_dict()})
+    assert "–" in next(line for line in both.table().splitlines() if line.startswith("mode_spread"))
+    assert "eval/mode_spread" not in flatten(nowhere.to_dict())
+    assert best_value(nowhere, "least_spread") is None
+    assert best_value(nowhere, None) == ("reverse_kl", pytest.approx(math.log(25)))
+
+
+def test_few_samples_have_no_floor_and_a_true_reason() -> None:
+    mixture = MIXTURES["grid"]
+    few = GeneratedPoints(20, lambda index: drawn(mixture, 1, 20)[index], identity="few")
+    report = MixtureEvaluator(mixture, n_real=100).evaluate(few)
+    assert report.metrics["least_spread"]["floor"] is None
+    assert "none (20 samples of a perfect sampler do not always give one)" in report.table()

@@ -107,6 +107,8 @@ def test_real_stacks_through_a_real_classifier() -> None:
     assert report.metrics["modes"]["value"] >= 980  # with 27 test digits a class their errors are known but roughly
     assert report.metrics["reverse_kl"]["value"] < 0.1
     assert report.protocol["classifier_accuracy"] > 0.97
+    assert "no held-out images" not in report.table()
+    assert "none (misread images count too; compare `modes` with its floor)" in report.table()
     five = np.isin(digits.target[chosen[:, 0]], [5])
     without = stacks[~five]
     report = evaluator.evaluate(GeneratedImages(len(without), lambda i: without[i], (8, 8, 3), identity="no 5"))
