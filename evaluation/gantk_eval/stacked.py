@@ -45,7 +45,6 @@ DIGITS = 10
 MODES = DIGITS**3
 LOST, UNEVEN, COPIED = 0.02, 0.5, 0.2
 """The effects from which the verdict is `collapsed`: the share of modes lost, of evenness lost, of exact copies."""
-NAMED = 20
 REAL_DIGITS = 2000
 """Real digits that say how clear a digit is."""
 
@@ -301,7 +300,7 @@ def judge_stacked(
     if lost.severity != "none":
         lost.reasons += [*_lost_digits(digits, confusion), f"{MODES - found.modes:,} of {MODES:,} modes are lost"]
         expected = round(count / MODES)
-        for mode in np.flatnonzero(~found.covered)[:NAMED]:
+        for mode in np.flatnonzero(~found.covered):
             lost.missing.append({"mode": f"{mode:03d}", "expected": expected, "seen": int(found.counts[mode])})
     if modes.mean() < 0.99 * MODES:
         lost.powerful = False

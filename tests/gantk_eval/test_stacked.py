@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gantk_eval.images import ArrayImages, GeneratedImages
+from gantk_eval.report import Report
 from gantk_eval.stacked import MODES, StackedEvaluator, floors, judge_stacked, measure, misread, mode_of
 
 COUNT = 26_000
@@ -85,6 +86,7 @@ def test_verdicts() -> None:
     assert lost["verdict"] == "collapsed"
     assert "digit 3 of the second channel" in lost["reasons"][0]
     assert lost["missing"][0]["seen"] < 5
+    assert len(lost["missing"]) == 100
     weights = np.where(everything < 100, 20, 1)
     uneven = judged(generated(np.repeat(everything, weights)))
     assert uneven["verdict"] in ("suspect", "collapsed")
@@ -93,6 +95,14 @@ def test_verdicts() -> None:
     assert (copied["verdict"], "exact copies" in copied["reasons"][0]) == ("collapsed", True)
     few = judged(generated(everything)[:500])
     assert (few["verdict"], "draw 26,000" in few["reasons"][0]) == ("inconclusive", True)
+
+
+def test_the_table_says_how_many_lost_modes_it_leaves_out() -> None:
+    found = judged(generated(np.arange(300)))
+    text = Report({}, found, {"fingerprint": "0", "extractor": "classifier", "precision": "fp32"}).table()
+    assert "and 680 more" in text
+    named = text.index("missing or starved")
+    assert sum(line.split()[0].isdigit() for line in text[named : text.index("and 680 more")].splitlines()[1:-1]) == 20
 
 
 def test_real_stacks_through_a_real_classifier() -> None:
