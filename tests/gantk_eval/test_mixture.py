@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+from gantk_eval.collapse.known_picture import LOST, PLANE, SHRUNKEN
+from gantk_eval.collapse.picture import FAKE, MARGIN, REAL
 from gantk_eval.compare import compare
 from gantk_eval.errors import UserError
 from gantk_eval.known_modes import GeneratedPoints, MixtureEvaluator, judge_mixture
 from gantk_eval.mixture import MIXTURES, Mixture, floors, measure, reverse_kl, truncated_moments
 from gantk_eval.report import Report
+from PIL import Image
 
 from gantk.scoring import best_value
 from gantk.tracking.tracker import flatten
@@ -220,6 +224,42 @@ def test_what_could_not_be_worked_out_is_none_and_not_zero() -> None:
     assert "eval/mode_spread" not in flatten(nowhere.to_dict())
     assert best_value(nowhere, "least_spread") is None
     assert best_value(nowhere, None) == ("reverse_kl", pytest.approx(math.log(25)))
+
+
+def test_the_picture_circles_what_is_lost() -> None:
+    mixture = MIXTURES["ring"]
+    points = drawn(mixture)
+    mode = mixture.nearest(points)[0]
+    narrow = mixture.means[mode] + 0.3 * (points - mixture.means[mode])
+    strange = np.concatenate([points[:-2], [[np.nan, 0.0], [50.0, 0.0]]])
+    blob = np.random.default_rng(0).normal(0, 0.6, (COUNT, 2))
+    worlds = {
+        "whole": points,
+        "lost": points[mode != 1],
+        "narrow": np.where((mode == 2)[:, None], narrow, points),
+        "strange": strange,
+        "blob": blob,
+    }
+    seen = {}
+    for world, samples in worlds.items():
+        report = MixtureEvaluator(mixture, n_real=10).evaluate(
+            GeneratedPoints(len(samples), lambda index, rows=samples: rows[index], identity=world)
+        )
+        assert report.picture is not None
+        with Image.open(io.BytesIO(report.picture)) as picture:
+            assert picture.format == "PNG"
+            seen[world] = np.asarray(picture.convert("RGB"))
+
+    def has(world: str, color: tuple[int, int, int]) -> bool:
+        return bool((seen[world] == color).all(axis=2).any())
+
+    assert {world for world in worlds if has(world, LOST)} == {"lost"}
+    assert {world for world in worlds if has(world, SHRUNKEN)} == {"narrow"}
+    assert all(has(world, FAKE) and has(world, REAL) for world in worlds)
+    # The circle and what is written are at the mode's place: up and to the right of the middle.
+    rows, columns = np.nonzero((seen["lost"] == LOST).all(axis=2))
+    assert rows.max() < seen["lost"].shape[0] / 2
+    assert MARGIN + PLANE / 2 < columns.min() < columns.max() < MARGIN + PLANE
 
 
 def test_few_samples_have_no_floor_and_a_true_reason() -> None:

@@ -22,15 +22,20 @@ POINTS = 2000
 
 @dataclass(frozen=True)
 class Exhibit:
-    """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing.
+    """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing, under
+    `heading`; `kind` of mode each is, where its name does not say so.
     `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `real` [m, 2],
-    `fake` [n, 2]: held-out and generated features on the reference's two longest principal axes."""
+    `fake` [n, 2]: held-out and generated features on the reference's two longest principal axes. `samples`: rows of generated
+    images that are shown where there are no features."""
 
     missing: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
     clusters: list[np.ndarray] = field(default_factory=list)
     in_clusters: int = 0
     real: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     fake: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    samples: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    heading: str = "Missing or starved: real images of what the samples lack"
+    kind: str = "class"
 
 
 def exhibit(
