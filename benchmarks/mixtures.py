@@ -240,9 +240,13 @@ def run_all(cells: list[Cell], runs: Path, jobs: int, minutes: float, extra: lis
         process.wait()
 
 
-def spread(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean}±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+def spread(values: list[float | None], digits: int) -> str:
+    """Mean ± standard deviation of those that could be worked out."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return f"{mean}±{statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
 
 
 def figures_of(cells: list[Cell], runs: Path) -> dict[str, Any]:

@@ -229,9 +229,16 @@ def evaluate(
     typer.echo(json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table())
     for line in outcome.notes:
         typer.echo(line, err=True)
+    collapsed = fail_on is not None and outcome.report.verdict == "collapsed"
     if picture is not None:
-        scoring.write_picture(picture, outcome.report)
-    if fail_on and outcome.report.verdict == "collapsed":
+        try:
+            scoring.write_picture(picture, outcome.report)
+        except DataError as error:
+            if not collapsed:
+                raise
+            # Who asked to fail on collapse reads the exit code, and it must be that.
+            typer.echo(f"warning: {error}", err=True)
+    if collapsed:
         raise CollapseError("the verdict is `collapsed`, and `--fail-on collapse` was given")
 
 

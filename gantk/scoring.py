@@ -194,12 +194,11 @@ def write_picture(path: Path, report: Report) -> None:
     """Writes the picture of the collapse verdict to `path`.
 
     Raises:
-        DataError: where there is none, as without held-out images.
+        DataError: where there is none, as without held-out images, or it cannot be written.
     """
     if report.picture is None:
-        why = "where the modes are known none is drawn; the samples themselves are in the run's samples/"
-        if report.verdict == "inconclusive":
-            why = report.collapse["reasons"][0]
+        # Where nothing was tested, the one reason says why; else the reasons are about the samples.
+        why = "none was drawn" if report.collapse["tests"] else report.collapse["reasons"][0]
         raise DataError(f"there is no picture to write to {path}: {why}")
     try:
         records.write_atomic(path, report.picture)

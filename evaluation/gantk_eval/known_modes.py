@@ -11,12 +11,14 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from gantk_eval import distributed
 from gantk_eval.collapse.calibration import ALPHA, Severity, TestResult, holm
+from gantk_eval.collapse.known_picture import Mark, draw_points
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.mixture import Floor, Measures, Mixture, floors, measure, truncated_moments
 from gantk_eval.protocol import Protocol as ScoreProtocol
@@ -30,7 +32,7 @@ SHRUNKEN, NARROW = 0.5, 0.8
 """A mode has collapsed on itself, or is suspect, where the upper 99 % bound of its spread over the true one is below this."""
 DUPLICATED, REPEATED = 0.2, 0.05
 FEWEST_GOOD = 0.5
-"""Below this share of samples of high quality nothing that did not fire may be called `ok`."""
+"""Below this share of samples of high quality modes are not judged, and nothing is called `ok`."""
 FEWEST_IN_MODE = 10
 FEWEST_FOR_EXTENT = 20
 
@@ -119,13 +121,17 @@ class KnownModesEvaluator(ABC):
         """The entries of all metrics, and the verdict."""
 
     @abstractmethod
+    def _draw(self, looked: np.ndarray, collapse: dict[str, Any], fake: Any) -> bytes:
+        """The picture of the verdict as PNG."""
+
+    @abstractmethod
     def _protocol(self, count: int, fake_sha256: str) -> ScoreProtocol: ...
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
         """What takes long and depends on the data alone; `evaluate` does it where it has not been done."""
 
     def evaluate(self, fake: SampleSet) -> Report:
-        """Scores, floors and verdict of generated samples; the same on every rank."""
+        """Scores, floors and verdict of generated samples, the same on every rank; the picture is on the first alone."""
         self.prepare()
         rows: list[np.ndarray] = []
         mine = distributed.in_chunks(
@@ -140,22 +146,41 @@ class KnownModesEvaluator(ABC):
         indices, looked = distributed.all_or_none(work)
         looked = distributed.gather_rows(indices, looked, len(fake))
 
+        pictures: list[bytes] = []
+
         def report() -> bytes:
             metrics, collapse = self._judge(looked)
+            pictures.append(self._draw(looked, collapse, fake))
             protocol = self._protocol(len(fake), fake.fingerprint()).to_dict()
             chosen = {name: metrics[name] for name in self.metrics}
             return Report(chosen, collapse, protocol).to_json(indent=None).encode()
 
-        return Report.from_dict(json.loads(distributed.from_first(report)))
+        found = Report.from_dict(json.loads(distributed.from_first(report)))
+        return replace(found, picture=pictures[0] if pictures else None)
 
 
-def entry(value: float, floor: Floor | None, count: int, n_real: int, **more: Any) -> dict[str, Any]:
-    """A metric's entry with a perfect sampler's mean as the floor, and its 99 % range as `floor_low`, `floor_high`."""
+def entry(
+    value: float, floor: Floor | None, count: int, n_real: int, *, without: str = "", **more: Any
+) -> dict[str, Any]:
+    """A metric's entry with a perfect sampler's mean as the floor, and its 99 % range as `floor_low`, `floor_high`.
+
+    `without`: why there is no `value`, where it is not a number, or no `floor`, where that is None.
+    """
+    reasons = {}
+    known = value if math.isfinite(value) else None
+    if known is None:
+        reasons["value"] = without
     # With few samples some repetitions have none of what is measured (the spread of a mode of ten samples).
-    if floor is None or not math.isfinite(floor.mean):
-        return score(value, n_fake=count, n_real=n_real, **more)
+    if floor is None:
+        reasons["floor"] = without
+    elif not math.isfinite(floor.mean):
+        reasons["floor"], floor = f"{count:,} samples of a perfect sampler do not always give one", None
+    if reasons:
+        more["none_because"] = reasons
+    if floor is None:
+        return score(known, n_fake=count, n_real=n_real, **more)
     between = {"floor_low": floor.low, "floor_high": floor.high}
-    return score(value, n_fake=count, n_real=n_real, floor=floor.mean, floor_n=count, **between, **more)
+    return score(known, n_fake=count, n_real=n_real, floor=floor.mean, floor_n=count, **between, **more)
 
 
 def weigh(tests: list[TestResult], calm: str, doubts: list[str]) -> dict[str, Any]:
@@ -192,14 +217,20 @@ class MixtureEvaluator(KnownModesEvaluator):
     def _judge(self, looked: np.ndarray) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         found = measure(looked, self.mixture)
         perfect = floors(self.mixture, found.count)
-        values = {name: getattr(found, name) for name in self.names}
+        without = {
+            "mode_spread": "no sample is within 3σ of a mode",
+            "least_spread": f"no mode has {FEWEST_IN_MODE} samples within 3σ",
+        }
         entries = {
-            # JSON has no word for a spread of nothing.
-            name: entry(value if math.isfinite(value) else 0.0, perfect[name], found.count, self.n_real)
-            for name, value in values.items()
+            name: entry(getattr(found, name), perfect[name], found.count, self.n_real, without=without.get(name, ""))
+            for name in self.names
         }
         entries["modes"]["of"] = self.mixture.modes
         return entries, judge_mixture(found, self.mixture)
+
+    def _draw(self, looked: np.ndarray, collapse: dict[str, Any], fake: Any) -> bytes:
+        marks = marks_of(collapse, measure(looked, self.mixture), self.mixture)
+        return draw_points(collapse["verdict"], collapse["reasons"], looked, self.mixture, marks)
 
     def _protocol(self, count: int, fake_sha256: str) -> ScoreProtocol:
         return ScoreProtocol(
@@ -221,23 +252,39 @@ def judge_mixture(found: Measures, mixture: Mixture) -> dict[str, Any]:
     """The verdict on samples of a known mixture: {verdict, reasons, tests, missing}.
 
     In this order of precedence: the extent of the whole; repeated points; lost and starved modes, by the samples nearest to
-    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Under a perfect sampler
-    the p of the second and third is exact or an upper bound, the others' is of normal and exponential laws; Holm over the four
-    at 1 %.
+    each (a mode that is hit beside its middle is poor quality, not collapse); modes that have shrunk. Where less than half of
+    the samples are within 3σ of a mode, the last two say nothing: only the first two are tested, and without a finding of
+    theirs the verdict is `inconclusive`. Under a perfect sampler the p of the second and third is exact or an upper bound, the
+    others' is of normal and exponential laws; Holm over those that are tested at 1 %.
     """
     good = found.high_quality
-    tests = [_extent(found, mixture), _repeated(found, mixture), _lost(found, mixture), _shrunken(found, mixture)]
-    doubts = []
-    if good < FEWEST_GOOD:
-        doubts.append(f"quality: only {good:.1%} of samples are within 3σ of a mode, so its modes cannot be judged")
-    else:
-        missed = np.flatnonzero((found.good == 0) & (found.assigned * mixture.modes >= DROPPED * found.count))
-        doubts += [
-            f"quality: {found.assigned[mode]:,} samples are nearest to mode {_place(mixture, mode)}, none within 3σ of it"
-            for mode in missed
-        ]
     calm = f"{found.modes} of {mixture.modes} modes, none starved or shrunken; no point is repeated"
-    return weigh(tests, calm, doubts)
+    whole = [_extent(found, mixture), _repeated(found, mixture)]
+    if good < FEWEST_GOOD:
+        doubt = f"quality: only {good:.1%} of samples are within 3σ of a mode, so its modes cannot be judged"
+        return weigh(whole, calm, [doubt])
+    missed = np.flatnonzero((found.good == 0) & (found.assigned * mixture.modes >= DROPPED * found.count))
+    doubts = [
+        f"quality: {found.assigned[mode]:,} samples are nearest to mode {_place(mixture, mode)}, none within 3σ of it"
+        for mode in missed
+    ]
+    return weigh([*whole, _lost(found, mixture), _shrunken(found, mixture)], calm, doubts)
+
+
+def marks_of(collapse: dict[str, Any], found: Measures, mixture: Mixture) -> list[Mark]:
+    """The modes that a verdict of `judge_mixture` calls lost, starved or shrunken."""
+    places = {_place(mixture, mode): mode for mode in range(mixture.modes)}
+    marks = [
+        Mark(places[lost["mode"]], (lost["mode"], f"{lost['seen']:,} of {lost['expected']:,}"), lost=True)
+        for lost in collapse["missing"]
+    ]
+    if any(test["name"] == "shrinkage" and test["p_adjusted"] <= ALPHA for test in collapse["tests"]):
+        spreads = _spreads(found)
+        for index in spreads.small:
+            mode = int(spreads.judged[index])
+            lines = (_place(mixture, mode), f"spread {spreads.spread[index]:.2g}")
+            marks.append(Mark(mode, lines, lost=False))
+    return marks
 
 
 def _place(mixture: Mixture, mode: int | np.integer[Any]) -> str:
@@ -335,29 +382,52 @@ def _extent(found: Measures, mixture: Mixture) -> TestResult:
     return result
 
 
-def _shrunken(found: Measures, mixture: Mixture) -> TestResult:
+@dataclass(frozen=True)
+class _Spreads:
+    """Of the modes with enough samples, `judged` [m]: the spread over the true one, its p, and its upper bound."""
+
+    judged: np.ndarray
+    spread: np.ndarray
+    p: np.ndarray
+    upper: np.ndarray
+
+    @property
+    def small(self) -> np.ndarray:
+        """Places in `judged` of the modes that have shrunk."""
+        return np.flatnonzero((self.p <= ALPHA) & (self.upper < NARROW))
+
+
+def _spreads(found: Measures) -> _Spreads:
     from scipy.stats import chi2, norm
 
     judged = np.flatnonzero(found.good >= FEWEST_IN_MODE)
-    result = TestResult("shrinkage", 1.0, 1.0, 0.0, 1.0, "none")
-    if not len(judged):
-        result.powerful = False
-        result.weakness = f"no mode has {FEWEST_IN_MODE} samples within 3σ, so their spread cannot be judged"
-        return result
     mean, variance = truncated_moments()
     number = found.good[judged]
     squares = found.squares[judged] / number
     p = np.minimum(1.0, len(judged) * norm.cdf((squares - mean) / np.sqrt(variance / number)))
     # As of a Gaussian that is not cut, whose variance is the larger: the bound errs on the side of `none`.
     upper = np.sqrt(squares / mean * 2 * number / chi2.ppf(0.01, 2 * number))
-    spread = np.sqrt(squares / mean)
-    small = np.flatnonzero((p <= ALPHA) & (upper < NARROW))
-    result.statistic, result.effect, result.p = float(spread.min()), float(1 - min(1.0, spread.min())), float(p.min())
+    return _Spreads(judged, np.sqrt(squares / mean), p, upper)
+
+
+def _shrunken(found: Measures, mixture: Mixture) -> TestResult:
+    modes = _spreads(found)
+    result = TestResult("shrinkage", 1.0, 1.0, 0.0, 1.0, "none")
+    if not len(modes.judged):
+        result.powerful = False
+        result.weakness = f"no mode has {FEWEST_IN_MODE} samples within 3σ, so their spread cannot be judged"
+        return result
+    spread, small = modes.spread, modes.small
+    result.statistic, result.effect, result.p = (
+        float(spread.min()),
+        float(1 - min(1.0, spread.min())),
+        float(modes.p.min()),
+    )
     if len(small):
-        result.severity = _severity(float(upper[small].min()), SHRUNKEN, NARROW)
+        result.severity = _severity(float(modes.upper[small].min()), SHRUNKEN, NARROW)
         worst = small[spread[small].argmin()]
         result.reasons.append(
-            f"{len(small)} of {len(judged)} modes have shrunk; mode {_place(mixture, judged[worst])} spreads "
+            f"{len(small)} of {len(modes.judged)} modes have shrunk; mode {_place(mixture, modes.judged[worst])} spreads "
             f"{spread[worst]:.2g} times as far as it should"
         )
     return result

@@ -19,7 +19,7 @@ def left_out(**sets: Any) -> dict[str, dict[str, Any]]:
 
 
 def score(
-    value: float,
+    value: float | None,
     *,
     n_fake: int,
     n_real: int,
@@ -106,12 +106,15 @@ class Report:
                 spread = f"{_number(entry['standard_error'])} (se)"
             elif entry.get("std") is not None:
                 spread = f"{_number(entry['std'])} (std)"
-            floor = f"none ({entry.get('none_because', {}).get('floor', 'no held-out images')})"
+            reasons = entry.get("none_because", {})
+            floor = f"none ({reasons.get('floor', 'no held-out images')})"
             if entry.get("floor") is not None:
                 floor = f"{_number(entry['floor'])} (n={entry['floor_n']:,})"
                 if entry.get("floor_low") is not None:
                     floor = f"{_number(entry['floor'])} [{_number(entry['floor_low'])}, {_number(entry['floor_high'])}]"
-            value = _number(entry["value"])
+            value = f"none ({reasons.get('value', 'it could not be worked out')})"
+            if entry["value"] is not None:
+                value = _number(entry["value"])
             if entry.get("extrapolated") is not None:
                 value += f" (N→∞: {_number(entry['extrapolated'])})"
             rows.append(

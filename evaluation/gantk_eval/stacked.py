@@ -21,6 +21,8 @@ import numpy as np
 from gantk_eval import distributed
 from gantk_eval.collapse.calibration import ALPHA, Severity, TestResult, permutation_p
 from gantk_eval.collapse.classes import corrected_shares
+from gantk_eval.collapse.known_picture import stacks_to_show
+from gantk_eval.collapse.picture import draw
 from gantk_eval.collapse.quality import FEWEST_CERTAIN, clarity
 from gantk_eval.errors import DataError
 from gantk_eval.extractors.classifier import ClassifierExtractor
@@ -45,7 +47,6 @@ DIGITS = 10
 MODES = DIGITS**3
 LOST, UNEVEN, COPIED = 0.02, 0.5, 0.2
 """The effects from which the verdict is `collapsed`: the share of modes lost, of evenness lost, of exact copies."""
-NAMED = 20
 REAL_DIGITS = 2000
 """Real digits that say how clear a digit is."""
 
@@ -231,12 +232,37 @@ class StackedEvaluator(KnownModesEvaluator):
         perfect = floors(confusion, count, self._shares)
         entries = {
             "modes": entry(found.modes, perfect["modes"], count, self.n_real, of=MODES),
-            "modes_raw": entry(found.modes_raw, None, count, self.n_real, of=MODES),
+            "modes_raw": entry(
+                *(found.modes_raw, None, count, self.n_real),
+                without="misread images count too; compare `modes` with its floor",
+                of=MODES,
+            ),
             "reverse_kl": entry(found.reverse_kl, perfect["reverse_kl"], count, self.n_real),
         }
         copies = count - len(np.unique(looked[:, 3]))
         certain = float(looked[:, 4].mean() / 3)
         return entries, judge_stacked(found, digits, confusion, self._shares, copies=copies, certain=certain)
+
+    def _draw(self, looked: np.ndarray, collapse: dict[str, Any], fake: Any) -> bytes:
+        assert self._digits.labels is not None
+        found = measure(mode_of(looked[:, :3]), self.classifier.confusion)
+        lost, heading = list(collapse["missing"]), "Lost: real images of what the samples lack"
+        made = {test["name"]: test for test in collapse["tests"]}
+        if not lost and "lost_modes" in made and enough_for(made["lost_modes"]["null_mean"]):
+            lost, heading = _lost_modes(found), "Not counted, but too few of them for a verdict: real images"
+        copies: list[np.ndarray] = []
+        if made["duplicates"]["effect"] >= COPIED / 4:
+            _, group, sizes = np.unique(looked[:, 3], return_inverse=True, return_counts=True)
+            order = np.argsort(group, kind="stable")
+            copies = [some for some in np.split(order, np.cumsum(sizes)[:-1]) if len(some) > 1]
+        shown = stacks_to_show(lost, heading, self._digits.labels, copies, len(looked))
+        return draw(collapse["verdict"], collapse["reasons"], shown, self._real, fake.read)
+
+    def _real(self, rows: np.ndarray) -> np.ndarray:
+        """Stacks uint8 [n, H, W, 3] of the digits in these rows [n, 3]."""
+        height, width, _ = self._digits.shape
+        digits = self._digits.read(rows.ravel()).reshape(len(rows), 3, height, width)
+        return np.ascontiguousarray(digits.transpose(0, 2, 3, 1))
 
     def _protocol(self, count: int, fake_sha256: str) -> Protocol:
         import torch
@@ -296,10 +322,8 @@ def judge_stacked(
     )
     if lost.severity != "none":
         lost.reasons += [*_lost_digits(digits, confusion), f"{MODES - found.modes:,} of {MODES:,} modes are lost"]
-        expected = round(count / MODES)
-        for mode in np.flatnonzero(~found.covered)[:NAMED]:
-            lost.missing.append({"mode": f"{mode:03d}", "expected": expected, "seen": int(found.counts[mode])})
-    if modes.mean() < 0.99 * MODES:
+        lost.missing += _lost_modes(found)
+    if not enough_for(modes.mean()):
         lost.powerful = False
         lost.weakness = (
             f"with {count:,} images a perfect sampler would count {modes.mean():.0f} of {MODES} modes; draw 26,000"
@@ -324,6 +348,20 @@ def judge_stacked(
         )
         return weigh([repeated], calm, [doubt])
     return weigh([repeated, lost, uneven], calm, [])
+
+
+def enough_for(modes: float) -> bool:
+    """Whether lost modes can be told, where a perfect sampler is counted with so many."""
+    return modes >= 0.99 * MODES
+
+
+def _lost_modes(found: StackedMeasures) -> list[dict[str, Any]]:
+    """The entries of `missing`."""
+    expected = round(found.counts.sum() / MODES)
+    return [
+        {"mode": f"{mode:03d}", "expected": expected, "seen": int(found.counts[mode])}
+        for mode in np.flatnonzero(~found.covered)
+    ]
 
 
 def at_least(effect: float, collapsed: float, suspect: float) -> Severity:

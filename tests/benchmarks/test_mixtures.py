@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mixtures import Cell, figures_of, merged, table
+from benchmarks.mixtures import Cell, figures_of, merged, spread, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +72,14 @@ def test_the_rings_penalties_fall_over_the_run_and_the_grids_stay(replicas: int,
         settings = [f"{at}.gamma=0.02", f"{at}.schedule.type=cosine", f"{at}.schedule.final=0.1"]
         assert {*settings, f"{at}.schedule.end_kimg={kimg}"} <= set(ring)
     assert not [setting for setting in grid if "regularization" in setting and "schedule" in setting]
+
+
+def test_a_spread_that_no_seed_has_is_a_dash() -> None:
+    assert spread([0.5, None, 0.7], 1) == "0.6±0.1"
+    floors = {"modes": [8, 8, 8], "high_quality": [0.99, 0.98, 0.99], "reverse_kl": [0.0, 0.0, 0.0]}
+    row = {"modes": 0, "high_quality": 0.0, "reverse_kl": 2.1, "mode_spread": None, "verdict": "collapsed"}
+    lines = table({"ring/gan": {"steps": 20, "seeds": {"0": {**row, "floors": floors}}}})
+    assert any("| 2.100 | – | collapsed |" in line for line in lines)
 
 
 @pytest.mark.slow

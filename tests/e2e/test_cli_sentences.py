@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from gantk_eval.errors import DataError
+from gantk_eval.report import Report
 from PIL import Image
 
 from gantk.cli import main
@@ -451,6 +453,42 @@ def test_a_picture_of_the_verdict_is_written(gantk, tmp_path: Path) -> None:  # 
         assert picture.format == "PNG"
         assert min(picture.size) > 50
         assert len(np.unique(np.asarray(picture.convert("L")))) > 2
+
+
+def report_of(verdict: str, picture: bytes | None, tests: int = 1) -> Report:
+    collapse = {"verdict": verdict, "reasons": ["mode a is lost"], "missing": [], "tests": []}
+    if tests:
+        collapse["tests"] = [{"name": "lost_modes", "effect": 1.0, "p_adjusted": 0.0}]
+    return Report({}, collapse, {"fingerprint": "0", "extractor": "x", "precision": "fp32"}, picture=picture)
+
+
+@pytest.mark.parametrize("picture", [None, b"picture"])
+def test_a_collapse_exits_6_whatever_becomes_of_the_picture(
+    gantk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: bytes | None
+) -> None:  # type: ignore[no-untyped-def]
+    from gantk import scoring
+
+    place = tmp_path / "seen.png"
+    place.mkdir()  # nothing can be written there
+    found = {"collapsed": report_of("collapsed", picture), "ok": report_of("ok", picture)}
+    sentence = "there is no picture to write to" if picture is None else "cannot write"
+    for verdict, code in (("collapsed", 6), ("ok", 3)):
+        outcome = scoring.Outcome(found[verdict], [])
+        monkeypatch.setattr(scoring, "evaluate_checkpoint", lambda *_, _outcome=outcome, **__: _outcome)
+        result = gantk("eval", "--ckpt", "a", "--picture", place, "--fail-on", "collapse")
+        assert result.code == code, result.err
+        assert sentence in result.err
+        assert ("the verdict is `collapsed`" in result.err) == (code == 6)
+
+
+def test_why_there_is_no_picture_is_true(tmp_path: Path) -> None:
+    from gantk.scoring import write_picture
+
+    untested = report_of("inconclusive", None, tests=0)
+    with pytest.raises(DataError, match=r"seen\.png: mode a is lost"):
+        write_picture(tmp_path / "seen.png", untested)
+    with pytest.raises(DataError, match=r"seen\.png: none was drawn"):
+        write_picture(tmp_path / "seen.png", report_of("inconclusive", None))
 
 
 def test_images_beside_statistics_are_for_what_needs_them(tmp_path: Path, gantk) -> None:  # type: ignore[no-untyped-def]

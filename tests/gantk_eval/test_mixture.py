@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 
 import numpy as np
 import pytest
+from gantk_eval.collapse.known_picture import LOST, PLANE, SHRUNKEN
+from gantk_eval.collapse.picture import FAKE, MARGIN, REAL
+from gantk_eval.compare import compare
 from gantk_eval.errors import UserError
 from gantk_eval.known_modes import GeneratedPoints, MixtureEvaluator, judge_mixture
 from gantk_eval.mixture import MIXTURES, Mixture, floors, measure, reverse_kl, truncated_moments
+from gantk_eval.report import Report
+from PIL import Image
+
+from gantk.scoring import best_value
+from gantk.tracking.tracker import flatten
 
 COUNT = 2500
 
@@ -117,6 +127,28 @@ def test_other_worlds(name: str) -> None:
         assert (got, words in reason) == (wanted, True), (world, got, reason)
 
 
+@pytest.mark.parametrize("spread", [0.7, 0.85])
+def test_a_blob_is_poor_quality_and_not_collapse(spread: float) -> None:
+    """Which modes samples of no structure are nearest to says nothing of lost ones."""
+    grid = MIXTURES["grid"]
+    width = spread * math.sqrt((grid.means.var(axis=0).sum() + 2 * grid.std**2) / 2)
+    for seed in range(5):
+        blob = width * np.random.default_rng(seed).standard_normal((COUNT, 2))
+        found = measure(blob, grid)
+        assert found.high_quality < 0.05
+        assert found.spread_all == pytest.approx(spread, rel=0.05)
+        judged = judge_mixture(found, grid)
+        assert judged["verdict"] == "inconclusive", judged
+        assert judged["reasons"][0].startswith("quality: only")
+        assert judged["missing"] == []
+        assert [test["name"] for test in judged["tests"]] == ["extent", "duplicates"]
+        # At one place between the modes it is as bad, and collapsed.
+        judged = judge_mixture(measure(np.array([1.0, 1.0]) + 0.05 * blob, grid), grid)
+        assert judged["verdict"] == "collapsed"
+        assert "all samples together spread" in judged["reasons"][0]
+        assert judged["missing"] == []
+
+
 def test_the_report_stands_beside_its_floors() -> None:
     mixture = MIXTURES["grid"]
     points = drawn(mixture)
@@ -147,6 +179,7 @@ def test_few_samples_are_scored_and_never_called_collapsed(name: str, count: int
         GeneratedPoints(count, lambda index: drawn(mixture, 1, count)[index], identity="few")
     )
     assert report.verdict in ("inconclusive", "ok")
+    assert "no held-out images" not in report.table()
     least = report.metrics["least_spread"]
     assert (least["floor"] is None) == (not math.isfinite(floors(mixture, count)["least_spread"].mean))
 
@@ -169,3 +202,69 @@ def test_points_that_are_not_finite_are_no_repeated_points() -> None:
     points = drawn(ring)
     points[:150] = np.nan
     assert measure(points, ring).duplicates <= 10
+
+
+def test_what_could_not_be_worked_out_is_none_and_not_zero() -> None:
+    """A spread of nothing is no shrinkage."""
+    mixture = MIXTURES["grid"]
+
+    def evaluated(points: np.ndarray) -> Report:
+        return MixtureEvaluator(mixture, n_real=100).evaluate(
+            GeneratedPoints(len(points), lambda index: points[index], identity=str(points[0]))
+        )
+
+    nowhere, whole = evaluated(np.random.default_rng(0).normal(1.0, 0.01, (COUNT, 2))), evaluated(drawn(mixture))
+    found = json.loads(nowhere.to_json())["metrics"]
+    assert [name for name, entry in found.items() if entry["value"] is None] == ["mode_spread", "least_spread"]
+    assert found["modes"]["value"] == 0
+    assert "none (no sample is within 3σ of a mode)" in nowhere.table()
+    assert "none (no mode has 10 samples within 3σ)" in nowhere.table()
+    both = compare({"nowhere": nowhere.to_dict(), "whole": whole.to_dict()})
+    assert "–" in next(line for line in both.table().splitlines() if line.startswith("mode_spread"))
+    assert "eval/mode_spread" not in flatten(nowhere.to_dict())
+    assert best_value(nowhere, "least_spread") is None
+    assert best_value(nowhere, None) == ("reverse_kl", pytest.approx(math.log(25)))
+
+
+def test_the_picture_circles_what_is_lost() -> None:
+    mixture = MIXTURES["ring"]
+    points = drawn(mixture)
+    mode = mixture.nearest(points)[0]
+    narrow = mixture.means[mode] + 0.3 * (points - mixture.means[mode])
+    strange = np.concatenate([points[:-2], [[np.nan, 0.0], [50.0, 0.0]]])
+    blob = np.random.default_rng(0).normal(0, 0.6, (COUNT, 2))
+    worlds = {
+        "whole": points,
+        "lost": points[mode != 1],
+        "narrow": np.where((mode == 2)[:, None], narrow, points),
+        "strange": strange,
+        "blob": blob,
+    }
+    seen = {}
+    for world, samples in worlds.items():
+        report = MixtureEvaluator(mixture, n_real=10).evaluate(
+            GeneratedPoints(len(samples), lambda index, rows=samples: rows[index], identity=world)
+        )
+        assert report.picture is not None
+        with Image.open(io.BytesIO(report.picture)) as picture:
+            assert picture.format == "PNG"
+            seen[world] = np.asarray(picture.convert("RGB"))
+
+    def has(world: str, color: tuple[int, int, int]) -> bool:
+        return bool((seen[world] == color).all(axis=2).any())
+
+    assert {world for world in worlds if has(world, LOST)} == {"lost"}
+    assert {world for world in worlds if has(world, SHRUNKEN)} == {"narrow"}
+    assert all(has(world, FAKE) and has(world, REAL) for world in worlds)
+    # The circle and what is written are at the mode's place: up and to the right of the middle.
+    rows, columns = np.nonzero((seen["lost"] == LOST).all(axis=2))
+    assert rows.max() < seen["lost"].shape[0] / 2
+    assert MARGIN + PLANE / 2 < columns.min() < columns.max() < MARGIN + PLANE
+
+
+def test_few_samples_have_no_floor_and_a_true_reason() -> None:
+    mixture = MIXTURES["grid"]
+    few = GeneratedPoints(20, lambda index: drawn(mixture, 1, 20)[index], identity="few")
+    report = MixtureEvaluator(mixture, n_real=100).evaluate(few)
+    assert report.metrics["least_spread"]["floor"] is None
+    assert "none (20 samples of a perfect sampler do not always give one)" in report.table()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from gantk_eval.collapse.known_picture import stacks_to_show
 from gantk_eval.images import ArrayImages, GeneratedImages
+from gantk_eval.report import Report
 from gantk_eval.stacked import MODES, StackedEvaluator, floors, judge_stacked, measure, misread, mode_of
+from PIL import Image
 
 COUNT = 26_000
 
@@ -85,6 +90,7 @@ def test_verdicts() -> None:
     assert lost["verdict"] == "collapsed"
     assert "digit 3 of the second channel" in lost["reasons"][0]
     assert lost["missing"][0]["seen"] < 5
+    assert len(lost["missing"]) == 100
     weights = np.where(everything < 100, 20, 1)
     uneven = judged(generated(np.repeat(everything, weights)))
     assert uneven["verdict"] in ("suspect", "collapsed")
@@ -93,6 +99,44 @@ def test_verdicts() -> None:
     assert (copied["verdict"], "exact copies" in copied["reasons"][0]) == ("collapsed", True)
     few = judged(generated(everything)[:500])
     assert (few["verdict"], "draw 26,000" in few["reasons"][0]) == ("inconclusive", True)
+
+
+def test_the_table_says_how_many_lost_modes_it_leaves_out() -> None:
+    found = judged(generated(np.arange(300)))
+    text = Report({}, found, {"fingerprint": "0", "extractor": "classifier", "precision": "fp32"}).table()
+    assert "and 680 more" in text
+    named = text.index("missing or starved")
+    assert sum(line.split()[0].isdigit() for line in text[named : text.index("and 680 more")].splitlines()[1:-1]) == 20
+
+
+def picture_of(report: Report) -> bytes:
+    """The bytes of its pixels."""
+    assert report.picture is not None
+    with Image.open(io.BytesIO(report.picture)) as picture:
+        assert picture.format == "PNG"
+        return picture.tobytes()
+
+
+def test_real_digits_are_stacked_for_what_is_lost() -> None:
+    labels = np.array([3, 1, 2, 3, 1, 2, 2])
+    lost = [{"mode": f"{mode}", "expected": 26, "seen": 0} for mode in ("123", "222", "907")]
+    copies = [np.arange(2), np.arange(5)]
+    shown = stacks_to_show(lost, "Lost", labels, copies, 10)
+    assert [entry["mode"] for entry, _ in shown.missing] == ["123", "222"]  # no 9 and no 0 can be shown
+    for entry, rows in shown.missing:
+        assert rows.shape == (12, 3)
+        assert set(mode_of(labels[rows])) == {int(entry["mode"])}
+    assert shown.heading == "Lost, 2 of 3 modes"
+    assert [len(group) for group in shown.clusters] == [5, 2]
+    assert shown.in_clusters == 7
+    assert shown.samples.tolist() == list(range(10))
+    many = [{"mode": f"{mode:03d}", "expected": 26, "seen": 0} for mode in range(700)]
+    shown = stacks_to_show(many, "Lost", np.arange(10), [], 100)
+    assert [entry["mode"] for entry, _ in shown.missing] == ["000", "100", "200", "300", "399", "499", "599", "699"]
+    digits = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    stacks = StackedEvaluator(ArrayImages(digits, np.arange(10)), n_real=10)._real(shown.missing[-1][1])
+    assert stacks.shape == (12, 4, 4, 3)
+    assert (stacks == [6, 9, 9]).all()
 
 
 def test_real_stacks_through_a_real_classifier() -> None:
@@ -107,15 +151,23 @@ def test_real_stacks_through_a_real_classifier() -> None:
     assert report.metrics["modes"]["value"] >= 980  # with 27 test digits a class their errors are known but roughly
     assert report.metrics["reverse_kl"]["value"] < 0.1
     assert report.protocol["classifier_accuracy"] > 0.97
+    assert "no held-out images" not in report.table()
+    assert "none (misread images count too; compare `modes` with its floor)" in report.table()
+    whole = report
+    one = mode_of(digits.target[chosen]) != 123
+    report = evaluator.evaluate(GeneratedImages(int(one.sum()), lambda i: stacks[one][i], (8, 8, 3), identity="one"))
+    assert len({picture_of(whole), picture_of(report)}) == 2
     five = np.isin(digits.target[chosen[:, 0]], [5])
     without = stacks[~five]
     report = evaluator.evaluate(GeneratedImages(len(without), lambda i: without[i], (8, 8, 3), identity="no 5"))
     assert report.verdict == "collapsed"
     assert "digit 5 of the first channel" in report.collapse["reasons"][0]
+    assert len({picture_of(whole), picture_of(report)}) == 2
     noise = np.random.default_rng(3).integers(0, 256, (3000, 8, 8, 3), dtype=np.uint8)
     report = evaluator.evaluate(GeneratedImages(len(noise), lambda i: noise[i], (8, 8, 3), identity="noise"))
     assert report.verdict == "inconclusive"  # read as some digits, which says nothing of lost ones
     assert report.collapse["reasons"][0].startswith("quality:")
+    picture_of(report)
 
 
 def test_modes_are_not_judged_by_digits_that_are_none() -> None:

@@ -44,6 +44,8 @@ def test_a_run_on_the_ring(tmp_path: Path) -> None:
     assert report["protocol"]["extractor"] == "known_mixture:ring"
     with Image.open(run.folder / "samples" / "0000004000.png") as picture:
         assert picture.size == (512, 512)
+    with Image.open(run.folder / "eval" / "0000004000.png") as picture:
+        assert picture.format == "PNG"
     sampler, _ = load_sampler(find_checkpoint("ring").checkpoint)
     points = sampler.points(np.arange(10))
     assert points.shape == (10, 2)
@@ -52,8 +54,11 @@ def test_a_run_on_the_ring(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["sample", "--ckpt", "ring", "--out", str(tmp_path / "p.npz"), "--count", "10"])
     assert done.exit_code == 0, done.output
     assert np.allclose(np.load(tmp_path / "p.npz")["points"], points, atol=1e-5)
-    done = CliRunner().invoke(app, ["eval", "--ckpt", "ring", "--json"])
+    seen = tmp_path / "seen.png"
+    done = CliRunner().invoke(app, ["eval", "--ckpt", "ring", "--json", "--picture", str(seen)])
     assert done.exit_code == 0, done.output
+    with Image.open(seen) as picture:
+        assert picture.format == "PNG"
     assert json.loads(done.stdout)["metrics"]["modes"]["value"] == report["metrics"]["modes"]["value"]
 
 

@@ -22,10 +22,12 @@ POINTS = 2000
 
 @dataclass(frozen=True)
 class Exhibit:
-    """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing.
+    """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing, under
+    `heading`; `kind` of mode each is, where its name does not say so.
     `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `samples`: rows of the
     generated images as they come, to be looked at beside `others`, rows of the reference as they come; none where nothing
-    was found. `real` [m, 2], `fake` [n, 2]: held-out and generated features on the reference's two longest principal axes."""
+    was found. (Without `others` they take the place of the map.) `real` [m, 2], `fake` [n, 2]: held-out and generated features
+    on the reference's two longest principal axes."""
 
     missing: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
     clusters: list[np.ndarray] = field(default_factory=list)
@@ -34,6 +36,8 @@ class Exhibit:
     others: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     real: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     fake: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    heading: str = "Missing or starved: real images of what the samples lack"
+    kind: str = "class"
 
 
 def exhibit(

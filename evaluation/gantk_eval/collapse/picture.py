@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["draw"]
+__all__ = ["as_png", "begin", "draw", "write"]
 
 Reader = Callable[[np.ndarray], np.ndarray]
-"""Rows int64 [n] -> images uint8 [n, H, W, C]."""
+"""Rows int64 [n] (or whatever the exhibit names images by, [n, …]) -> images uint8 [n, H, W, C]."""
 
 THUMB, GAP, MARGIN, LINE, MAP = 44, 4, 16, 18, 380
 REASONS = 6
 WIDTH = 2 * MARGIN + IN_ROW * (THUMB + GAP) + MARGIN + MAP
+BESIDE = MAP // (THUMB + GAP) + 1
+"""Rows and columns of samples in the map's place."""
+UNDRAWN = {"σ": " sigma", "×": "x", "−": "-"}
+"""Signs that Pillow's own font lacks."""
 REAL, FAKE, INK, PALE = (150, 150, 150), (200, 62, 40), (20, 20, 20), (110, 110, 110)
 
 
@@ -31,17 +35,15 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
 
     Samples that are not kept (they came as a stream of batches) are left out of it.
     """
-    from PIL import Image, ImageDraw
-
     rows: list[tuple[str, np.ndarray | None]] = []
     if shown.missing:
-        rows.append(("Missing or starved: real images of what the samples lack", None))
-        rows += [(_expected(entry), reference(found)) for entry, found in shown.missing]
+        rows.append((shown.heading, None))
+        rows += [(_expected(entry, shown.kind), reference(found)) for entry, found in shown.missing]
     pictures = _read(fake, [(f"{len(group):,} samples", np.sort(group[:IN_ROW])) for group in shown.clusters])
     if pictures:
         rows.append((f"Near-duplicates: {shown.in_clusters:,} samples in clusters, the largest of them", None))
         rows += pictures
-    samples = _read(fake, [("samples", shown.samples)]) if len(shown.samples) else []
+    samples = _read(fake, [("samples", shown.samples)]) if len(shown.others) else []
     if samples:
         rows.append(("As they come", None))
         rows += [*samples, ("real images", reference(shown.others))]
@@ -53,33 +55,55 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
                 None,
             )
         )
+    body = sum(LINE + (THUMB + 2 * GAP if images is not None else GAP) for _, images in rows)
+    canvas, pen, top = begin(verdict, reasons, max(body, MAP + 3 * LINE))
+    y = top
+    for text, images in rows:
+        write(pen, (MARGIN, y), text, INK if images is None else PALE, 14 if images is None else 12)
+        y += LINE
+        for place, image in enumerate(images[:IN_ROW] if images is not None else ()):
+            canvas.paste(_thumbnail(image), (MARGIN + place * (THUMB + GAP), y))
+        y += THUMB + 2 * GAP if images is not None else GAP
+    left = WIDTH - MARGIN - MAP
+    if len(shown.real) or len(shown.fake):
+        _map(pen, shown, left, top)
+    elif len(shown.samples):
+        write(pen, (left, top), "Generated samples", INK, 14)
+        for place, image in enumerate(fake(shown.samples[: BESIDE**2])):
+            down, across = divmod(place, BESIDE)
+            where = (left + across * (THUMB + GAP), top + LINE + down * (THUMB + GAP))
+            canvas.paste(_thumbnail(image), where)
+    return as_png(canvas)
+
+
+def begin(verdict: str, reasons: Sequence[str], body: int) -> tuple[Image, ImageDraw, int]:
+    """A white canvas with room for a body of so many pixels in height: verdict and first reasons are on it. With it come its
+    pen, and the row at which the body starts."""
+    from PIL import Image, ImageDraw
+
     head = [f"collapse: {verdict}"]
     for reason in reasons[:REASONS]:
         head += textwrap.wrap(f"- {reason}", 130)
     if len(reasons) > REASONS:
         head.append(f"- and {len(reasons) - REASONS} more")
-    body = sum(LINE + (THUMB + 2 * GAP if images is not None else GAP) for _, images in rows)
     top = MARGIN + LINE * len(head) + MARGIN
-    canvas = Image.new("RGB", (WIDTH, max(top + body, top + MAP + 3 * LINE) + MARGIN), (255, 255, 255))
+    canvas = Image.new("RGB", (WIDTH, top + body + MARGIN), (255, 255, 255))
     pen = ImageDraw.Draw(canvas)
     for number, line in enumerate(head):
-        _write(pen, (MARGIN, MARGIN + number * LINE), line, INK, 15 if number == 0 else 13)
-    y = top
-    for text, images in rows:
-        _write(pen, (MARGIN, y), text, INK if images is None else PALE, 14 if images is None else 12)
-        y += LINE
-        for place, image in enumerate(images[:IN_ROW] if images is not None else ()):
-            canvas.paste(_thumbnail(image), (MARGIN + place * (THUMB + GAP), y))
-        y += THUMB + 2 * GAP if images is not None else GAP
-    _map(pen, shown, WIDTH - MARGIN - MAP, top)
+        write(pen, (MARGIN, MARGIN + number * LINE), line, INK, 15 if number == 0 else 13)
+    return canvas, pen, top
+
+
+def as_png(canvas: Image) -> bytes:
+    """The canvas as a PNG file."""
     data = io.BytesIO()
     canvas.save(data, format="PNG")
     return data.getvalue()
 
 
-def _expected(entry: dict[str, Any]) -> str:
+def _expected(entry: dict[str, Any], kind: str) -> str:
     mode = str(entry["mode"])
-    name = mode if mode.startswith("region ") else f"class {mode}"
+    name = mode if mode.startswith("region ") else f"{kind} {mode}"
     return f"{name}: {entry['expected']:,} expected, {entry['seen']:,} seen"
 
 
@@ -91,10 +115,15 @@ def _read(reader: Reader, wanted: Sequence[tuple[str, np.ndarray]]) -> list[tupl
         return []
 
 
-def _write(pen: ImageDraw, where: tuple[int, int], text: str, color: tuple[int, int, int], size: int) -> None:
+def write(
+    pen: ImageDraw, where: tuple[int, int], text: str, color: tuple[int, int, int], size: int, anchor: str = "la"
+) -> None:
+    """One line of text; `anchor`: what of it is at `where`, as Pillow names it."""
     from PIL import ImageFont
 
-    pen.text(where, text, fill=color, font=ImageFont.load_default(size=size))
+    for sign, word in UNDRAWN.items():
+        text = text.replace(sign, word)
+    pen.text(where, text, fill=color, font=ImageFont.load_default(size=size), anchor=anchor)
 
 
 def _thumbnail(image: np.ndarray) -> Image:
@@ -107,13 +136,11 @@ def _thumbnail(image: np.ndarray) -> Image:
 
 def _map(pen: ImageDraw, shown: Exhibit, left: int, top: int) -> None:
     """Real (grey) and generated (red) features on the reference's two longest axes."""
-    _write(pen, (left, top), "Features of held-out real (grey) and generated (red) images", INK, 13)
-    _write(pen, (left, top + LINE), "on the two longest principal axes of the reference", PALE, 12)
+    write(pen, (left, top), "Features of held-out real (grey) and generated (red) images", INK, 13)
+    write(pen, (left, top + LINE), "on the two longest principal axes of the reference", PALE, 12)
     top += 2 * LINE
     pen.rectangle((left, top, left + MAP - 1, top + MAP - 1), outline=(210, 210, 210))
     both = np.concatenate([shown.real, shown.fake])
-    if not len(both):
-        return
     # A few outliers must not press everything else into a corner.
     low, high = np.quantile(both, 0.002, axis=0), np.quantile(both, 0.998, axis=0)
     scale = (MAP - 12) / max(float((high - low).max()), 1e-12)
