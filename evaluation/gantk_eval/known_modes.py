@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gantk_eval import distributed
-from gantk_eval.collapse.calibration import ALPHA, Severity, TestResult, holm
+from gantk_eval.collapse.calibration import ALPHA, DROPPED, STARVED, Severity, TestResult, holm
 from gantk_eval.collapse.known_picture import Mark, draw_points
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.mixture import Floor, Measures, Mixture, floors, measure, truncated_moments
@@ -26,8 +26,6 @@ from gantk_eval.report import Report, score
 
 __all__ = ["GeneratedPoints", "KnownModesEvaluator", "MixtureEvaluator", "SampleSet", "weigh"]
 
-DROPPED, STARVED = 0.2, 0.5
-"""A mode is dropped, or starved, where the upper 99 % bound of seen / expected is below this."""
 SHRUNKEN, NARROW = 0.5, 0.8
 """A mode has collapsed on itself, or is suspect, where the upper 99 % bound of its spread over the true one is below this."""
 DUPLICATED, REPEATED = 0.2, 0.05
@@ -427,7 +425,7 @@ def _shrunken(found: Measures, mixture: Mixture) -> TestResult:
         result.severity = _severity(float(modes.upper[small].min()), SHRUNKEN, NARROW)
         worst = small[spread[small].argmin()]
         result.reasons.append(
-            f"{len(small)} of {len(modes.judged)} modes have shrunk; mode {_place(mixture, modes.judged[worst])} spreads "
-            f"{spread[worst]:.2g} times as far as it should"
+            f"{len(small)} of {len(modes.judged)} modes {'has' if len(small) == 1 else 'have'} shrunk; mode "
+            f"{_place(mixture, modes.judged[worst])} spreads {spread[worst]:.2g} times as far as it should"
         )
     return result

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from gantk_eval import distributed
-from gantk_eval.collapse.calibration import ALPHA, Severity, TestResult, permutation_p
-from gantk_eval.collapse.classes import corrected_shares
+from gantk_eval.collapse.calibration import ALPHA, DROPPED, Severity, TestResult, permutation_p
+from gantk_eval.collapse.classes import confusion_rows, corrected_shares
 from gantk_eval.collapse.known_picture import stacks_to_show
+from gantk_eval.collapse.neighbours import nearest_distance
 from gantk_eval.collapse.picture import draw
-from gantk_eval.collapse.quality import FEWEST_CERTAIN, clarity
+from gantk_eval.collapse.quality import FEWEST_CERTAIN, FEWEST_REALISTIC, clarity
 from gantk_eval.errors import DataError
 from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.images import ImageSet
-from gantk_eval.known_modes import DROPPED, KnownModesEvaluator, entry, weigh
+from gantk_eval.known_modes import KnownModesEvaluator, entry, weigh
 from gantk_eval.mixture import Floor, reverse_kl
 from gantk_eval.protocol import Protocol
 
@@ -49,6 +50,8 @@ LOST, UNEVEN, COPIED = 0.02, 0.5, 0.2
 """The effects from which the verdict is `collapsed`: the share of modes lost, of evenness lost, of exact copies."""
 REAL_DIGITS = 2000
 """Real digits that say how clear a digit is."""
+NEAR_DIGITS = 10_000
+"""Real digits that say how near to each other digits of a class are: one half to the other."""
 
 
 def mode_of(digits: np.ndarray) -> np.ndarray:
@@ -191,6 +194,8 @@ class StackedEvaluator(KnownModesEvaluator):
         self._digits, self._device, self._progress, self.n_real = digits, device, progress, n_real
         self._classifier: ClassifierExtractor | None = None
         self._clear = np.full(DIGITS, -np.inf)
+        self._near: list[np.ndarray] = []
+        self._reach = np.zeros(DIGITS)
         if digits.labels is None or digits.labels.max() >= DIGITS:
             raise DataError(f"{digits.name} needs labels 0 … 9, the digits: stacks are counted by them")
         self._shares = np.bincount(digits.labels, minlength=DIGITS) / len(digits)
@@ -216,14 +221,40 @@ class StackedEvaluator(KnownModesEvaluator):
             seen, clear = logits.argmax(1), clarity(logits)
             medians = [np.median(clear[seen == d]) if (seen == d).any() else -np.inf for d in range(DIGITS)]
             self._clear = np.array(medians) - 1e-9
+            self._learn_nearness()
+
+    def _learn_nearness(self) -> None:
+        """The real digits of each class as read, and how far 95 % of others that are read so are from the nearest of them."""
+        some = np.random.default_rng(self.seed).permutation(len(self._digits))[:NEAR_DIGITS]
+        pixels = self._digits.read(np.sort(some))
+        read = self.classifier.logits(self.classifier.features(pixels)).argmax(1)
+        first = np.arange(len(pixels)) % 2 == 0
+        self._near = [_flat(pixels[first & (read == digit)]) for digit in range(DIGITS)]
+        others = [_flat(pixels[~first & (read == digit)]) for digit in range(DIGITS)]
+        both = zip(others, self._near, strict=True)
+        self._reach = np.array(
+            [np.quantile(nearest_distance(*pair), 0.95) if all(map(len, pair)) else 0 for pair in both]
+        )
+
+    def _looks_real(self, pixels: np.ndarray, read: np.ndarray) -> np.ndarray:
+        """Whether channels uint8 [n, H, W, 1] are as near to a real digit of the class that they are read as, int64 [n], as 95 %
+        of real ones are, bool [n]. A classifier is certain of noise and of faded digits, too."""
+        found = np.zeros(len(pixels), dtype=bool)
+        for digit in np.unique(read):
+            mine = np.flatnonzero(read == digit)
+            if len(self._near[digit]):
+                found[mine] = nearest_distance(_flat(pixels[mine]), self._near[digit]) <= self._reach[digit]
+        return found
 
     def _look(self, samples: np.ndarray) -> np.ndarray:
-        """int64 [n, 5]: the digit read in each channel, a hash of the pixels, and how many channels show theirs clearly."""
+        """int64 [n, 6]: the digit read in each channel, a hash of the pixels, how many channels show theirs clearly, and how many
+        look like a real one."""
         logits = [self.classifier.logits(self.classifier.features(samples[..., [c]])) for c in range(3)]
         digits = [each.argmax(1) for each in logits]
         clear = sum((clarity(each) > self._clear[each.argmax(1)]).astype(np.int64) for each in logits)
         hashes = [int.from_bytes(hashlib.sha256(s.tobytes()).digest()[:8], "little", signed=True) for s in samples]
-        return np.stack([*digits, np.array(hashes, dtype=np.int64), clear], axis=1)
+        like = sum(self._looks_real(samples[..., [c]], digits[c]).astype(np.int64) for c in range(3))
+        return np.stack([*digits, np.array(hashes, dtype=np.int64), clear, like], axis=1)
 
     def _judge(self, looked: np.ndarray) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         confusion = self.classifier.confusion
@@ -240,8 +271,11 @@ class StackedEvaluator(KnownModesEvaluator):
             "reverse_kl": entry(found.reverse_kl, perfect["reverse_kl"], count, self.n_real),
         }
         copies = count - len(np.unique(looked[:, 3]))
-        certain = float(looked[:, 4].mean() / 3)
-        return entries, judge_stacked(found, digits, confusion, self._shares, copies=copies, certain=certain)
+        certain, realistic = (float(looked[:, column].mean() / 3) for column in (4, 5))
+        verdict = judge_stacked(
+            found, digits, confusion, self._shares, copies=copies, certain=certain, realistic=realistic
+        )
+        return entries, verdict
 
     def _draw(self, looked: np.ndarray, collapse: dict[str, Any], fake: Any) -> bytes:
         assert self._digits.labels is not None
@@ -292,6 +326,7 @@ def judge_stacked(
     *,
     copies: int = 0,
     certain: float = 1.0,
+    realistic: float = 1.0,
     repetitions: int = 1999,
 ) -> dict[str, Any]:
     """The verdict on stacks read as `digits` int64 [n, 3]: {verdict, reasons, tests, missing}.
@@ -300,7 +335,8 @@ def judge_stacked(
     0.5 %), with the digits that a channel never shows; modes of unequal shares, by exp(−KL), the share of the modes that as
     many equal ones would fill. The null of the last two is a perfect sampler of stacks of digits in
     these `shares`, under the same classifier, simulated. `certain`: the share of channels that show their digit as clearly as
-    the middle one of real images does; where it is small nothing is said of modes.
+    the middle one of real images does; `realistic`: the share that is as near to a real digit of its class as 95 % of real
+    ones are. Where either is small nothing is said of modes.
     """
     count = len(digits)
     modes, kl = _simulated(*_hashable(confusion, shares), count, repetitions, 1)
@@ -341,13 +377,20 @@ def judge_stacked(
     if uneven.severity != "none":
         uneven.reasons.append(f"modes are so unequal that {filled:.0%} of them, equally likely, would be as diverse")
     calm = f"{found.modes} of {MODES} modes, in shares as equal as chance allows within a fifth; no image is copied"
+    what = ""
     if certain < FEWEST_CERTAIN:
-        doubt = (
-            f"quality: only {certain:.0%} of the channels show their digit as clearly as the middle one of real images does, so "
-            "lost modes cannot be told from poor quality"
+        what = f"only {certain:.0%} of the channels show their digit as clearly as the middle one of real images does"
+    elif realistic < FEWEST_REALISTIC:
+        what = (
+            f"only {realistic:.0%} of the channels are as near to a real digit of their class as 95 % of real ones are"
         )
-        return weigh([repeated], calm, [doubt])
+    if what:
+        return weigh([repeated], calm, [f"quality: {what}, so lost modes cannot be told from poor quality"])
     return weigh([repeated, lost, uneven], calm, [])
+
+
+def _flat(pixels: np.ndarray) -> np.ndarray:
+    return pixels.reshape(len(pixels), -1).astype(np.float32)
 
 
 def enough_for(modes: float) -> bool:
@@ -370,8 +413,7 @@ def at_least(effect: float, collapsed: float, suspect: float) -> Severity:
 
 def _lost_digits(digits: np.ndarray, confusion: np.ndarray) -> list[str]:
     """A sentence for each digit that a channel lacks, with the classifier's errors taken out."""
-    rows = (confusion + np.eye(DIGITS)) / (confusion + np.eye(DIGITS)).sum(axis=1, keepdims=True)
-    reasons = []
+    rows, reasons = confusion_rows(confusion), []
     for channel, name in enumerate(("first", "second", "third")):
         shares = corrected_shares(np.bincount(digits[:, channel], minlength=DIGITS) / len(digits), rows)
         for digit in np.flatnonzero(shares * DIGITS < DROPPED):

@@ -79,7 +79,7 @@ def test_a_spread_that_no_seed_has_is_a_dash() -> None:
     floors = {"modes": [8, 8, 8], "high_quality": [0.99, 0.98, 0.99], "reverse_kl": [0.0, 0.0, 0.0]}
     row = {"modes": 0, "high_quality": 0.0, "reverse_kl": 2.1, "mode_spread": None, "verdict": "collapsed"}
     lines = table({"ring/gan": {"steps": 20, "seeds": {"0": {**row, "floors": floors}}}})
-    assert any("| 2.100 | – | collapsed |" in line for line in lines)
+    assert any("| 2.1000 | – | collapsed |" in line for line in lines)
 
 
 @pytest.mark.slow

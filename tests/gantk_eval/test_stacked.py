@@ -168,6 +168,10 @@ def test_real_stacks_through_a_real_classifier() -> None:
     assert report.verdict == "inconclusive"  # read as some digits, which says nothing of lost ones
     assert report.collapse["reasons"][0].startswith("quality:")
     picture_of(report)
+    faded = stacks // 4
+    report = evaluator.evaluate(GeneratedImages(len(faded), lambda i: faded[i], (8, 8, 3), identity="faded"))
+    assert report.verdict == "inconclusive"
+    assert report.collapse["reasons"][0].startswith("quality:")
 
 
 def test_modes_are_not_judged_by_digits_that_are_none() -> None:
