@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gantk_eval.collapse.bins import bins, fit_bins
+from gantk_eval.collapse.bins import bins, fit_bins, possible_losses
 from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, benjamini_hochberg
 from gantk_eval.collapse.conditional import label_agreement
 from gantk_eval.collapse.coverage import coverage, make_balls, reach
@@ -601,3 +601,18 @@ def test_a_loss_that_would_be_too_small_to_be_told_gives_no_power(lost: int, pow
     losses = np.where(np.arange(100) < lost, 0.01, 0.0)[None]
     relabellings = Relabellings.draw(len(cells), len(cells), 999, seed=0)
     assert bins(cells, cells, shares, relabellings, losses=losses).powerful is powerful
+
+
+@pytest.mark.parametrize("count", [150, 900])
+def test_what_might_be_lost_is_the_same_among_features_of_many_dimensions(count: int) -> None:
+    """Turned into 300 dimensions, distances stay, and so do the parts that data fall into: fewer images than axes, or more."""
+    generator = np.random.default_rng(5)
+    centers = 6 * generator.standard_normal((5, DIMS))
+    features = (centers[generator.integers(0, 5, count)] + generator.standard_normal((count, DIMS))).astype(np.float32)
+    turn = np.linalg.qr(generator.standard_normal((300, 300)))[0][:, :DIMS]
+    wide = (features @ turn.T).astype(np.float32)
+    cells, wider = fit_bins(features, count), fit_bins(wide, count)
+    found, same = possible_losses(features, cells), possible_losses(wide, wider)
+    assert len(found) == len(same) == 5
+    assert found.sum() == pytest.approx(1.0)
+    assert sorted(found.sum(axis=1)) == pytest.approx(sorted(same.sum(axis=1)))

@@ -22,11 +22,12 @@ from gantk_eval.collapse.calibration import (
     would_notice,
 )
 
-__all__ = ["Bins", "bins", "fit_bins"]
+__all__ = ["Bins", "bins", "fit_bins", "possible_losses"]
 
 MOST = 100
 FEWEST_EXPECTED = 10
 PARTS, SILHOUETTE, SUBSTANTIAL = (5, 8, 10, 12), 2000, 0.25
+WIDE, AXES = 256, 64
 REPEATS = 10
 POWER = 0.8
 SUSPECT, COLLAPSED = 0.08, 0.25  # share of real data that lies in cells where samples are missing
@@ -34,15 +35,10 @@ SUSPECT, COLLAPSED = 0.08, 0.25  # share of real data that lies in cells where s
 
 @dataclass(frozen=True)
 class Bins:
-    """`centers` [K, d], and the `shares` [K] of real data in each cell.
-
-    `losses` [J, K]: what might be lost. Real data cut into a few parts otherwise, by k-means on the other half; for each part
-    that holds about a tenth or more, the share of real data that is of it and in each cell. Parts are not made of whole cells.
-    """
+    """`centers` [K, d], and the `shares` [K] of real data in each cell."""
 
     centers: np.ndarray
     shares: np.ndarray
-    losses: np.ndarray
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """The cell of each of `features` [n, d]: int64 [n]."""
@@ -54,18 +50,30 @@ def fit_bins(reference: np.ndarray, expected: int, seed: int = 0) -> Bins:
     """At most 100 cells, of which a set of `expected` real images would put 10 or more into each on average."""
     from sklearn.cluster import MiniBatchKMeans
 
+    fitted, counted = _halves(reference, seed)
+    number = int(np.clip(expected // (2 * FEWEST_EXPECTED), 1, min(MOST, max(1, len(fitted) // 10))))
+    means = MiniBatchKMeans(number, random_state=seed, n_init=1, batch_size=2048).fit(fitted.astype(np.float32))
+    found = Bins(means.cluster_centers_.astype(np.float32), np.zeros(number))
+    return Bins(found.centers, np.bincount(found.assign(counted), minlength=number) / len(counted))
+
+
+def possible_losses(reference: np.ndarray, cells: Bins, seed: int = 0) -> np.ndarray:
+    """What might be lost, [J, K]: real data cut into a few parts by k-means on the half that `cells` were not fitted on; for each
+    part that holds about a tenth or more, the share of real data that is of it and in each cell. Parts are not made of whole
+    cells.
+    """
+    counted, number = _halves(reference, seed)[1], len(cells.shares)
+    where, cuts = cells.assign(counted), _cuts(counted.astype(np.float32), seed + 1)
+    losses = np.stack([np.bincount(where[cut == part], minlength=number) for cut in cuts for part in np.unique(cut)])
+    shares = losses / len(counted)
+    return shares[shares.sum(axis=1) >= SUSPECT]
+
+
+def _halves(reference: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """One half to fit cells on, the other to count in them: on the same data the counts would be biased."""
     order = np.random.default_rng(seed).permutation(len(reference))
     half = len(reference) // 2
-    fitted, counted = reference[order[:half]], reference[order[half:]]
-    number = int(np.clip(expected // (2 * FEWEST_EXPECTED), 1, min(MOST, max(1, half // 10))))
-    means = MiniBatchKMeans(number, random_state=seed, n_init=1, batch_size=2048).fit(fitted.astype(np.float32))
-    found = Bins(means.cluster_centers_.astype(np.float32), np.zeros(number), np.zeros((0, number)))
-    cells = found.assign(counted)
-    cuts = _cuts(counted.astype(np.float32), seed + 1)
-    losses = np.stack([np.bincount(cells[cut == part], minlength=number) for cut in cuts for part in np.unique(cut)])
-    shares = losses / len(counted)
-    large = shares[shares.sum(axis=1) >= SUSPECT]
-    return Bins(found.centers, np.bincount(cells, minlength=number) / len(counted), large)
+    return reference[order[:half]], reference[order[half:]]
 
 
 def _cuts(features: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -78,6 +86,11 @@ def _cuts(features: np.ndarray, seed: int) -> list[np.ndarray]:
     from sklearn.metrics import silhouette_score
 
     some = features[np.random.default_rng(seed).permutation(len(features))[:SILHOUETTE]]
+    if (
+        features.shape[1] > WIDE
+    ):  # parts that hang together differ on long axes, and k-means on all of them takes seconds
+        mean, axes = some.mean(axis=0), _longest_axes(some)
+        features, some = (features - mean) @ axes, (some - mean) @ axes
     fits, cuts = [-np.inf], [np.zeros(len(features), dtype=np.int64)]
     different = len(np.unique(some, axis=0))
     for number in PARTS:
@@ -89,6 +102,20 @@ def _cuts(features: np.ndarray, seed: int) -> list[np.ndarray]:
             fits.append(float(silhouette_score(some, means.labels_)))
     best = int(np.argmax(fits))
     return [cuts[best]] if fits[best] >= SUBSTANTIAL or len(cuts) == 1 else cuts[1:]
+
+
+def _longest_axes(features: np.ndarray) -> np.ndarray:
+    """The principal axes of [n, d], the 64 longest or as many as there are: [d, 64], from the smaller matrix of products."""
+    from scipy.linalg import eigh
+
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    n, d = centred.shape
+    few = min(AXES, n, d)
+    if d <= n:
+        return np.asarray(eigh(centred.T @ centred, subset_by_index=(d - few, d - 1))[1], dtype=np.float32)
+    values, vectors = eigh(centred @ centred.T, subset_by_index=(n - few, n - 1))
+    there = values > 1e-9 * values[-1]  # of the others the direction is rounding
+    return np.asarray((centred.T @ vectors[:, there]) / np.sqrt(values[there]), dtype=np.float32)
 
 
 def bins(
@@ -106,7 +133,7 @@ def bins(
     A cell is named where Benjamini & Hochberg's procedure at 1 % rejects that it is visited as often as by held-out images
     (one-sided hypergeometric), at least 10 samples are expected, and the upper 95 % bound of seen / expected is below 0.2
     (lost) or 0.5 (starved). Effect: the share of real data missing in the named cells.
-    `losses`: see `Bins`; with them the test is `powerful` only where it would find them in 80 % of simulated cases. (To
+    `losses`: see `possible_losses`; with them the test is `powerful` only where it would find them in 80 % of simulated cases. (To
     be given where no other test looks for lost modes.)
     """
     count, number = len(fake), len(shares)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gantk_eval.collapse.bins import Bins, fit_bins
+from gantk_eval.collapse.bins import Bins, fit_bins, possible_losses
 from gantk_eval.collapse.coverage import Balls, make_balls
 from gantk_eval.collapse.duplicates import duplicate_distance
 from gantk_eval.collapse.vendi import vendi_axes
@@ -29,6 +29,7 @@ class Known:
         self.rows = np.arange(len(deep)) if rows is None else rows
         self._balls: dict[tuple[bool, int], Balls] = {}
         self._bins: dict[int, Bins] = {}
+        self._losses: dict[int, np.ndarray] = {}
 
     @cached_property
     def duplicate_distance(self) -> float:
@@ -74,3 +75,9 @@ class Known:
         if count not in self._bins:
             self._bins[count] = fit_bins(self.deep, count)
         return self._bins[count]
+
+    def losses(self, count: int) -> np.ndarray:
+        """What might be lost of `deep`, in the cells for `count` samples."""
+        if count not in self._losses:
+            self._losses[count] = possible_losses(self.deep, self.bins(count))
+        return self._losses[count]

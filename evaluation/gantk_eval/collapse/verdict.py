@@ -197,7 +197,7 @@ def examine(
             )
         )
     # Where there are classes it is they that are looked for; where neither they nor such features are, the verdict says so.
-    losses = cells.losses if classes is None and not evidence.no_classes_because else None
+    losses = known.losses(count) if classes is None and not evidence.no_classes_because else None
     tests.append(bins(where[:count], where[count:], cells.shares, relabellings, names="region", losses=losses))
     rotated = (looks - known.looks.mean(axis=0)) @ known.axes
     traces = mode_traces(rotated, known.cells.assign(looks), len(known.cells.shares), relabellings)
