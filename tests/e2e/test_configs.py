@@ -33,7 +33,9 @@ def test_two_steps_on_synthetic_data_of_its_shape(file: Path, tmp_path: Path) ->
     if config.data.source != "mixture":
         data = synthetic(tmp_path / "data.npz", resolution, CHANNELS.get(file.stem, 3))
         here = f"data={{source: npz, path: {data}, resolution: {resolution}}}"
-    config = load_config(file, [here, "train.batch_size=4", "train.kimg=0.008", "train.threads=1", *NO_RECORDS])
+    config = load_config(
+        file, [here, "train.batch_size=4", "train.kimg=0.008", "train.threads=1", "collapse.action=warn", *NO_RECORDS]
+    )
     trainer = Trainer(config)
     before = {name: [p.detach().clone() for p in net.parameters()] for name, net in trainer.runner.bare.items()}
     trainer.train()

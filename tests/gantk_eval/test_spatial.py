@@ -63,7 +63,7 @@ def test_the_features_are_the_layer_of_torch_fidelitys_network(
 
 
 def test_one_pass_gives_both(network: InceptionExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, runs = blotches(5, 1), []
+    images, runs = blotches(4, 1), []
     alone, spatial = network.features(images), InceptionSpatialExtractor(network)
     both = {"inception": alone, "inception_spatial": spatial.features(images)}
     run = network._run
