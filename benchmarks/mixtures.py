@@ -123,15 +123,18 @@ class Cell:
     @property
     def name(self) -> str:
         """The run's, and its folder's."""
-        short = "" if self.steps >= full_steps(self.data) else f"_short{self.steps}"
         seeds = f"{self.replicas}seeds" if self.replicas else str(self.seed)
-        return f"bench-{self.data}-{self.recipe}-{seeds}{short}"
+        return f"bench-{self.data}-{self.recipe}-{seeds}{self.short}"
+
+    @property
+    def short(self) -> str:
+        """What marks a run of fewer steps than the protocol's."""
+        return "" if self.steps >= full_steps(self.data) else f"_short{self.steps}"
 
     @property
     def entry(self) -> str:
-        """Under what its figures stand in the results: `ring/gan`, with fewer steps than the protocol's `ring/gan_20000`."""
-        steps = "" if self.steps >= full_steps(self.data) else f"_{self.steps}"
-        return f"{self.data}/{self.recipe}{steps}{_BATCHED if self.replicas else ''}"
+        """Under what its figures stand in the results: `ring/gan`, with fewer steps than the protocol's `ring/gan_short20000`."""
+        return f"{self.data}/{self.recipe}{self.short}{_BATCHED if self.replicas else ''}"
 
     @property
     def config(self) -> Path:
@@ -185,24 +188,24 @@ def results_of(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
     if not is_whole(cell, runs):
         return {}
     if cell.replicas:
-        reports = _scored_replicas(runs / cell.name)
+        reports = _scored_replicas(runs / cell.name, cell.replicas)
     else:
         reports = sorted((runs / cell.name / "eval").glob("*.json"))[-1:]
     return {str(cell.seed + number): _scores(json.loads(path.read_text())) for number, path in enumerate(reports)}
 
 
-def _scored_replicas(folder: Path) -> list[Path]:
+def _scored_replicas(folder: Path, replicas: int) -> list[Path]:
     """The evaluation of each replica, made where it is not there yet."""
     from benchmarks.replicas import split
     from gantk.runs import find_checkpoint
     from gantk.scoring import evaluate_checkpoint, write_report
 
-    place = folder / "replicas"
-    if not place.is_dir():
-        split(find_checkpoint(str(folder)).checkpoint, place)
+    places = [folder / "replicas" / str(number) for number in range(replicas)]
+    if not all(place.is_dir() for place in places):
+        split(find_checkpoint(str(folder)).checkpoint, folder / "replicas")
     reports = []
-    for checkpoint in sorted(path for path in place.iterdir() if path.is_dir()):
-        reports.append(place / f"{checkpoint.name}.json")
+    for checkpoint in places:
+        reports.append(checkpoint.with_suffix(".json"))
         if not reports[-1].exists():
             write_report(reports[-1], evaluate_checkpoint(str(checkpoint)).report)
     return reports
@@ -301,7 +304,7 @@ def table(figures: Mapping[str, Any]) -> list[str]:
 def _line(name: str, entry: Mapping[str, Any]) -> str:
     data, _, recipe = name.partition("/")
     steps, rows = entry["steps"], list(entry["seeds"].values())
-    recipe = recipe.removesuffix(_BATCHED).removesuffix(f"_{steps}")
+    recipe = recipe.removesuffix(_BATCHED).removesuffix(str(steps))
     how = f"{steps:,} steps" + (", seeds in one run" if entry.get("batched") else "")
     quality = spread([100 * row["high_quality"] for row in rows], 1) if "high_quality" in rows[0] else "–"
     shrink = spread([row["mode_spread"] for row in rows], 2) if "mode_spread" in rows[0] else "–"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gantk_eval import distributed
-from gantk_eval.collapse.calibration import ALPHA, DROPPED, STARVED, Severity, TestResult, holm
+from gantk_eval.collapse.calibration import ALPHA, DROPPED, STARVED, Severity, TestResult, at_least, holm
 from gantk_eval.collapse.known_picture import Mark, draw_points
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.mixture import Floor, Measures, Mixture, floors, measure, truncated_moments
@@ -309,7 +309,7 @@ def _repeated(found: Measures, mixture: Mixture) -> TestResult:
         effect=share - rate,
         # They come in pairs.
         p=float(poisson.sf(math.ceil(found.duplicates / 2) - 1, found.count * rate / 2)) if found.duplicates else 1.0,
-        severity=_severity(-share, -DUPLICATED, -REPEATED),
+        severity=at_least(share, DUPLICATED, REPEATED),
     )
     if result.severity != "none":
         result.reasons.append(f"{found.duplicates:,} of {found.count:,} samples are repeated points")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gantk_eval import distributed
-from gantk_eval.collapse.calibration import ALPHA, DROPPED, Severity, TestResult, permutation_p
+from gantk_eval.collapse.calibration import ALPHA, DROPPED, TestResult, at_least, permutation_p
 from gantk_eval.collapse.classes import confusion_rows, corrected_shares
 from gantk_eval.collapse.known_picture import stacks_to_show
 from gantk_eval.collapse.neighbours import nearest_distance
@@ -48,10 +48,8 @@ DIGITS = 10
 MODES = DIGITS**3
 LOST, UNEVEN, COPIED = 0.02, 0.5, 0.2
 """The effects from which the verdict is `collapsed`: the share of modes lost, of evenness lost, of exact copies."""
-REAL_DIGITS = 2000
-"""Real digits that say how clear a digit is."""
-NEAR_DIGITS = 10_000
-"""Real digits that say how near to each other digits of a class are: one half to the other."""
+REAL_DIGITS = 10_000
+"""Real digits that say how clear a digit is, and how near to each other digits of a class are."""
 
 
 def mode_of(digits: np.ndarray) -> np.ndarray:
@@ -215,26 +213,23 @@ class StackedEvaluator(KnownModesEvaluator):
                 progress=self._progress and distributed.rank() == 0,
                 check=self.check,
             )
-            # What the middle one of the real images of a digit reaches, a little less: ties are no lack of clarity.
-            some = np.random.default_rng(self.seed).permutation(len(self._digits))[:REAL_DIGITS]
-            logits = self._classifier.logits(self._classifier.features(self._digits.read(np.sort(some))))
-            seen, clear = logits.argmax(1), clarity(logits)
-            medians = [np.median(clear[seen == d]) if (seen == d).any() else -np.inf for d in range(DIGITS)]
-            self._clear = np.array(medians) - 1e-9
-            self._learn_nearness()
+            self._learn_real_digits(self._classifier)
 
-    def _learn_nearness(self) -> None:
-        """The real digits of each class as read, and how far 95 % of others that are read so are from the nearest of them."""
-        some = np.random.default_rng(self.seed).permutation(len(self._digits))[:NEAR_DIGITS]
+    def _learn_real_digits(self, classifier: ClassifierExtractor) -> None:
+        """By the class that real digits are read as: how clear the middle one is, and how far 95 % of one half of them are from
+        the nearest of the other half, which is kept."""
+        some = np.random.default_rng(self.seed).permutation(len(self._digits))[:REAL_DIGITS]
         pixels = self._digits.read(np.sort(some))
-        read = self.classifier.logits(self.classifier.features(pixels)).argmax(1)
+        logits = classifier.logits(classifier.features(pixels))
         first = np.arange(len(pixels)) % 2 == 0
-        self._near = [_flat(pixels[first & (read == digit)]) for digit in range(DIGITS)]
-        others = [_flat(pixels[~first & (read == digit)]) for digit in range(DIGITS)]
-        both = zip(others, self._near, strict=True)
-        self._reach = np.array(
-            [np.quantile(nearest_distance(*pair), 0.95) if all(map(len, pair)) else 0 for pair in both]
-        )
+        for digit in range(DIGITS):
+            mine = logits.argmax(1) == digit
+            near, others = _flat(pixels[mine & first]), _flat(pixels[mine & ~first])
+            self._near.append(near)
+            if mine.any():  # a little less than the middle one: ties are no lack of clarity
+                self._clear[digit] = np.median(clarity(logits[mine])) - 1e-9
+            if len(near) and len(others):
+                self._reach[digit] = np.quantile(nearest_distance(others, near), 0.95)
 
     def _looks_real(self, pixels: np.ndarray, read: np.ndarray) -> np.ndarray:
         """Whether channels uint8 [n, H, W, 1] are as near to a real digit of the class that they are read as, int64 [n], as 95 %
@@ -405,10 +400,6 @@ def _lost_modes(found: StackedMeasures) -> list[dict[str, Any]]:
         {"mode": f"{mode:03d}", "expected": expected, "seen": int(found.counts[mode])}
         for mode in np.flatnonzero(~found.covered)
     ]
-
-
-def at_least(effect: float, collapsed: float, suspect: float) -> Severity:
-    return "collapsed" if effect >= collapsed else "suspect" if effect >= suspect else "none"
 
 
 def _lost_digits(digits: np.ndarray, confusion: np.ndarray) -> list[str]:

@@ -1,7 +1,8 @@
 """What the discriminator thinks of images that it has learnt from, and of others: a gap between them says that it overfits.
 
 It judges nothing about the samples, and is no part of the verdict: a discriminator that knows its images by heart gives the
-generator worse and worse advice long before samples show it (Karras et al. 2020, "Training GANs with limited data", figure 1).
+generator worse and worse advice long before samples show it (Karras et al. 2020, "Training generative adversarial networks with
+limited data").
 """
 
 from __future__ import annotations

@@ -48,18 +48,18 @@ def test_a_try_leaves_the_rows_of_longer_runs_and_of_more_seeds(tmp_path: Path) 
         finished(tmp_path / "second", cell, reverse_kl=0.5)
     figures = merged(figures, figures_of(others, tmp_path / "second"))
     assert {name: list(entry["seeds"]) for name, entry in figures.items()} == {
-        "ring/gan_20000": ["0", "1", "2"],
-        "ring/gan_200": ["0"],
-        "ring/gan_20000_batched": ["0", "1"],
+        "ring/gan_short20000": ["0", "1", "2"],
+        "ring/gan_short200": ["0"],
+        "ring/gan_short20000_batched": ["0", "1"],
         "ring/gan": ["0"],
     }
-    divergences = [row["reverse_kl"] for row in figures["ring/gan_20000"]["seeds"].values()]
+    divergences = [row["reverse_kl"] for row in figures["ring/gan_short20000"]["seeds"].values()]
     assert divergences == [0.1, 0.5, 0.1], "the newer one for a seed that both have"
     assert [entry.get("batched", False) for entry in figures.values()] == [False, False, True, False]
     lines = "\n".join(table(figures))
-    assert "ours: gan** (20,000 steps) | 3 | 8.0±0.0 |" in lines
-    assert "ours: gan** (200 steps) | 1 |" in lines
-    assert "ours: gan** (20,000 steps, seeds in one run) | 2 |" in lines
+    assert "ours: gan_short** (20,000 steps) | 3 | 8.0±0.0 |" in lines
+    assert "ours: gan_short** (200 steps) | 1 |" in lines
+    assert "ours: gan_short** (20,000 steps, seeds in one run) | 2 |" in lines
     assert "ours: gan** (400,000 steps) | 1 |" in lines
 
 
@@ -112,8 +112,8 @@ def test_a_short_comparison(tmp_path: Path) -> None:
 
     first = run()
     assert "| ring, published: PacGAN2 | | 7.9±.1 | 95.6 | .07 |" in first
-    assert "ours: gan** (20 steps) | 1 |" in first
-    assert "ours: pacgan2** (20 steps) | 1 |" in first
+    assert "ours: gan_short** (20 steps) | 1 |" in first
+    assert "ours: pacgan2_short** (20 steps) | 1 |" in first
     assert "a perfect sampler of 8 modes" in first
     figures = json.loads((tmp_path / "mixtures.json").read_text())["figures"]
     assert figures["not_run"] == []
@@ -128,8 +128,8 @@ def test_a_short_comparison(tmp_path: Path) -> None:
     assert "bench-ring-gan-0_short20 was trained with other settings (optimizer.lr: " in other.stderr
     alone = [*command[: command.index("--recipes")], "--recipes", "stabilised", *command[command.index("--seeds") :]]
     both = run(alone)
-    assert "ours: stabilised** (20 steps) | 1 |" in both
-    assert "ours: gan** (20 steps) | 1 |" in both  # of the earlier call
+    assert "ours: stabilised_short** (20 steps) | 1 |" in both
+    assert "ours: gan_short** (20 steps) | 1 |" in both  # of the earlier call
     assert set(json.loads((tmp_path / "mixtures.json").read_text())["figures"]) == {
-        *("ring/gan_20", "ring/pacgan2_20", "ring/stabilised_20", "not_run")
+        *("ring/gan_short20", "ring/pacgan2_short20", "ring/stabilised_short20", "not_run")
     }

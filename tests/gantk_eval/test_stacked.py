@@ -168,6 +168,9 @@ def test_real_stacks_through_a_real_classifier() -> None:
     assert report.verdict == "inconclusive"  # read as some digits, which says nothing of lost ones
     assert report.collapse["reasons"][0].startswith("quality:")
     picture_of(report)
+    for some, low, high in ((stacks, 0.94, 1.0), (noise, 0.0, 0.0), (stacks // 4, 0.0, 0.3)):
+        read = evaluator.classifier.logits(evaluator.classifier.features(some[:1000, ..., :1])).argmax(1)
+        assert low <= evaluator._looks_real(some[:1000, ..., :1], read).mean() <= high
     faded = stacks // 4
     report = evaluator.evaluate(GeneratedImages(len(faded), lambda i: faded[i], (8, 8, 3), identity="faded"))
     assert report.verdict == "inconclusive"
@@ -182,3 +185,6 @@ def test_modes_are_not_judged_by_digits_that_are_none() -> None:
     unclear = judge_stacked(measure(mode_of(digits), confusion), digits, confusion, certain=0.02)
     assert unclear["verdict"] == "inconclusive"
     assert "only 2% of the channels show their digit" in unclear["reasons"][0]
+    unlike = judge_stacked(measure(mode_of(digits), confusion), digits, confusion, realistic=0.1)
+    assert unlike["verdict"] == "inconclusive"
+    assert "only 10% of the channels are as near to a real digit" in unlike["reasons"][0]

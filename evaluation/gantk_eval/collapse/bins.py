@@ -86,9 +86,8 @@ def _cuts(features: np.ndarray, seed: int) -> list[np.ndarray]:
     from sklearn.metrics import silhouette_score
 
     some = features[np.random.default_rng(seed).permutation(len(features))[:SILHOUETTE]]
-    if (
-        features.shape[1] > WIDE
-    ):  # parts that hang together differ on long axes, and k-means on all of them takes seconds
+    # Parts that hang together differ on long axes, and k-means on all of them takes seconds.
+    if features.shape[1] > WIDE:
         mean, axes = some.mean(axis=0), _longest_axes(some)
         features, some = (features - mean) @ axes, (some - mean) @ axes
     fits, cuts = [-np.inf], [np.zeros(len(features), dtype=np.int64)]

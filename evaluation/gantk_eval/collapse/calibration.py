@@ -23,6 +23,7 @@ __all__ = [
     "Reason",
     "Relabellings",
     "TestResult",
+    "at_least",
     "benjamini_hochberg",
     "holm",
     "permutation_p",
@@ -138,16 +139,20 @@ def result_of(
 ) -> TestResult:
     """The result of a test from its statistic on all relabellings [1 + B] (large means less diversity) and its effect."""
     null = statistics[1:]
-    severity: Severity = "collapsed" if effect >= collapsed else "suspect" if effect >= suspect else "none"
     return TestResult(
         name=name,
         statistic=float(statistics[0]),
         null_mean=float(null.mean()),
         effect=float(effect),
         p=permutation_p(statistics[0], null),
-        severity=severity,
+        severity=at_least(effect, collapsed, suspect),
         needs=needs,
     )
+
+
+def at_least(effect: float, collapsed: float, suspect: float) -> Severity:
+    """How bad an effect is, by the sizes from which it is `collapsed` or `suspect`."""
+    return "collapsed" if effect >= collapsed else "suspect" if effect >= suspect else "none"
 
 
 def would_notice(statistics: np.ndarray, alternative: float, tests: int = 10) -> bool:
