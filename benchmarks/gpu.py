@@ -5,7 +5,7 @@
 
 For each size, batch and precision, images/s of: the loop that everyone copies (float32, always); gantk's trainer with its
 defaults (deterministic kernels), with `train.deterministic=false`, and compiled besides; a loop tuned by hand; and that
-loop as a single CUDA graph, which shows what is left to gain: the trainer has no such mode. Beside them the floor of this
+loop as a single CUDA graph, which shows what is left to gain: `gantk train` has no such mode. Beside them the floor of this
 card (what its measured bf16 matrix rate and its measured memory bandwidth allow), and the share of the time in which the
 GPU waits for the host. What there is no time for is left out, and said. The JSON file is written after each case.
 """

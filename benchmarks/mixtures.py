@@ -3,6 +3,7 @@
     python -m benchmarks.mixtures                          # the full protocol: hours a run
     python -m benchmarks.mixtures --steps 20000 --minutes 8  # rows of their own; the same command again goes on
     python -m benchmarks.mixtures --batched                # all seeds of a recipe in one run (replicas.py), as suits a GPU
+    python -m benchmarks.mixtures --batched --graphed      # and all runs at once in this process, as CUDA graphs (graphed.py)
 
 Each cell is a run of `configs/ring.yaml`, `grid.yaml` or `stacked_mnist.yaml` with a recipe's overrides, scored at its end on
 as many samples as the protocol says, without averaged weights. Runs are resumable, and those that are whole are not run again;
@@ -145,7 +146,8 @@ class Cell:
         return [*start, *self.overrides(extra)]
 
     def overrides(self, extra: list[str]) -> list[str]:
-        """What is laid over the config, and `extra` besides."""
+        """What is laid over the config, and of `extra` what goes with it: points are made here, and have no place on the disk."""
+        extra = [override for override in extra if self.data == "stacked_mnist" or not override.startswith("data.")]
         pack = RECIPES[self.recipe].pack
         batch = BATCH[self.data] * pack * max(self.replicas, 1)
         kimg = self.steps * batch / 1000
@@ -324,6 +326,29 @@ def kept(folder: Path | None) -> dict[str, Any]:
     return {name: entry for name, entry in figures.items() if name != "not_run"}
 
 
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """The runs that are asked for. All seeds are one run for small networks alone, which Stacked MNIST's are not."""
+    cells = []
+    for data in options.data.split(","):
+        together = options.batched and data != "stacked_mnist"
+        for recipe in options.recipes.split(","):
+            if RECIPES[recipe].of_data and data not in RECIPES[recipe].of_data:
+                continue
+            for seed in range(1 if together else options.seeds):
+                steps = options.steps or full_steps(data)
+                cells.append(Cell(data, recipe, seed, steps, options.seeds if together else 0))
+    return cells
+
+
+def run_graphed(cells: list[Cell], runs: Path, minutes: float, extra: list[str]) -> None:
+    """Runs what is not whole in this process, side by side on its GPU."""
+    from benchmarks.graphed import train_together
+
+    os.environ["GANTK_RUNS"] = str(runs)
+    waiting = [cell for cell in cells if not is_whole(cell, runs)]
+    train_together([load_config(c.config, [f"name={c.name}", *c.overrides(extra)]) for c in waiting], minutes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -335,7 +360,12 @@ def main() -> None:
     parser.add_argument(
         "--batched",
         action="store_true",
-        help="all seeds of a recipe in one run; ring and grid, whose networks are small",
+        help="all seeds of a recipe in one run, but of stacked_mnist, whose networks are not small",
+    )
+    parser.add_argument(
+        "--graphed",
+        action="store_true",
+        help="all runs at once in this process, their steps as CUDA graphs (graphed.py)",
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many; the same command goes on")
@@ -345,22 +375,17 @@ def main() -> None:
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides, for where MNIST is, say"
     )
     options = parser.parse_args()
-    if options.batched and "stacked_mnist" in options.data.split(","):
-        parser.error("`--batched` is for fully connected networks: leave it out for stacked_mnist")
-    cells = [
-        Cell(data, recipe, seed, options.steps or full_steps(data), options.seeds if options.batched else 0)
-        for data in options.data.split(",")
-        for recipe in options.recipes.split(",")
-        if not RECIPES[recipe].of_data or data in RECIPES[recipe].of_data
-        for seed in range(1 if options.batched else options.seeds)
-    ]
+    cells = cells_of(options)
     for cell in cells:
         if changes := changes_of(cell, options.runs, options.set):
             parser.error(
                 f"{options.runs / cell.name} was trained with other settings ({'; '.join(changes)}): delete it, or name other `--runs`"
             )
     options.runs.mkdir(parents=True, exist_ok=True)
-    run_all(cells, options.runs, options.jobs, options.minutes, options.set)
+    if options.graphed:
+        run_graphed(cells, options.runs, options.minutes, options.set)
+    else:
+        run_all(cells, options.runs, options.jobs, options.minutes, options.set)
     figures = merged(kept(options.results), figures_of(cells, options.runs))
     print("\n".join(table(figures)))
     missing = [cell.name for cell in cells if not is_whole(cell, options.runs)]

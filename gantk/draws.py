@@ -46,6 +46,11 @@ def key_of(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def word_of(key: int) -> int:
+    """What `Draws` adds to each row for this key: odd, and an int64."""
+    return _signed(key * 2 + 1)
+
+
 @lru_cache(maxsize=64)
 def _next_to(value: float, towards: float, dtype: torch.dtype) -> float:
     """The number of `dtype` beside `value`."""
@@ -66,9 +71,13 @@ class Draws:
         # Apple's GPUs have no float64, which `normal` and `categorical` need on the way.
         self.index = index.cpu() if index.device.type == "mps" else index
 
+    def _word(self) -> int | Tensor:
+        """What the key adds to each row."""
+        return word_of(self.key)
+
     def _bits(self, columns: int) -> Tensor:
         """int64 [N, columns] of uniform bits."""
-        rows = _mix((self.index + 1) * _GAMMA + _signed(self.key * 2 + 1))
+        rows = _mix((self.index + 1) * _GAMMA + self._word())
         steps = torch.arange(1, columns + 1, device=self.index.device) * _GAMMA
         return _mix(rows[:, None] + steps)
 

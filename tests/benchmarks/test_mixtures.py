@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mixtures import Cell, figures_of, merged, spread, table
+from benchmarks.mixtures import Cell, cells_of, figures_of, merged, spread, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,3 +134,17 @@ def test_a_short_comparison(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "mixtures.json").read_text())["figures"]) == {
         *("ring/gan_short20", "ring/pacgan2_short20", "ring/stabilised_short20", "not_run")
     }
+
+
+def test_seeds_of_stacks_are_runs_of_their_own_and_points_have_no_files() -> None:
+    options = argparse.Namespace(data="ring,stacked_mnist", recipes="gan,stabilised", batched=True, seeds=2, steps=None)
+    cells = cells_of(options)
+    assert [cell.name for cell in cells] == [
+        "bench-ring-gan-2seeds",
+        "bench-ring-stabilised-2seeds",
+        "bench-stacked_mnist-gan-0",
+        "bench-stacked_mnist-gan-1",
+    ]
+    given = ["data.path=mnist.parquet", "train.deterministic=false"]
+    assert [given[0] in cell.overrides(given) for cell in cells] == [False, False, True, True]
+    assert all(given[1] in cell.overrides(given) for cell in cells)

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
 ]
-SHORT = ("train.kimg=0.256", "evaluate.every_kimg=99")
+SHORT = ("train.kimg=0.256", "evaluate.every_kimg=99", "train.device=auto")  # the tiny config asks for the processor
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
