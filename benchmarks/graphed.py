@@ -160,13 +160,14 @@ class _OnDevice:
 
 
 class GraphedTrainer(Trainer):
-    """A trainer that is advanced by `advance`, many steps at a time.
+    """A trainer whose steps are launched, many in a row, and looked after when they are done: `begin`, then again and again
+    `prepare`, `launch`, `advanced`; `train_together` does so.
 
     Raises ValueError, when it is made, for a config that a graph cannot follow.
     """
 
     def __init__(self, config: Config) -> None:
-        _check(config)
+        check_config(config)
         super().__init__(config)
         self.cuda = self.runtime.device.type == "cuda"
         self.stream = torch.cuda.Stream() if self.cuda else None
@@ -269,11 +270,17 @@ class GraphedTrainer(Trainer):
         return torch.cuda.stream(self.stream)
 
 
-def _check(config: Config) -> None:
+def check_config(config: Config) -> None:
     """Raises ValueError where more changes from step to step than a graph is told."""
     wrong = []
-    if config.train.log_every_kimg * 1000 <= WARM_UP * config.train.batch_size:
-        wrong.append("train.log_every_kimg, which is shorter than its first steps")
+    look = config.train.log_every_kimg
+    if look * 1000 <= WARM_UP * config.train.batch_size or not _divides(config.train.batch_size / 1000, look):
+        wrong.append("train.log_every_kimg, which must be a number of steps, and of more than the first few")
+    for name in ("checkpoint", "samples", "evaluate"):
+        # What is due is looked for where a logging interval ends.
+        every = getattr(config, name).every_kimg
+        if every <= config.train.kimg and not _divides(look, every):
+            wrong.append(f"{name}.every_kimg, which must be a multiple of train.log_every_kimg")
     if config.train.ema_half_life_kimg:
         wrong.append("train.ema_half_life_kimg")
     if config.train.accumulation > 1:
@@ -290,6 +297,10 @@ def _check(config: Config) -> None:
             wrong.append(f"objective.regularization.{name}.schedule")
     if wrong:
         raise ValueError(f"a graph of this step would not follow {', '.join(wrong)}")
+
+
+def _divides(part: float, whole: float) -> bool:
+    return abs(whole / part - round(whole / part)) < 1e-6
 
 
 def train_together(configs: list[Config], minutes: float = 1e6) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 
 from benchmarks import records
 from gantk.config import differences, load_config
+from gantk.errors import ConfigError, UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BATCH = {"ring": 100, "grid": 100, "stacked_mnist": 64}
@@ -341,12 +342,19 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
 
 
 def run_graphed(cells: list[Cell], runs: Path, minutes: float, extra: list[str]) -> None:
-    """Runs what is not whole in this process, side by side on its GPU."""
-    from benchmarks.graphed import train_together
+    """Runs what is not whole in this process, side by side on its GPU. Raises UserError for what a graph cannot follow."""
+    from benchmarks.graphed import check_config, train_together
 
     os.environ["GANTK_RUNS"] = str(runs)
-    waiting = [cell for cell in cells if not is_whole(cell, runs)]
-    train_together([load_config(c.config, [f"name={c.name}", *c.overrides(extra)]) for c in waiting], minutes)
+    configs = []
+    for cell in cells:
+        if not is_whole(cell, runs):
+            configs.append(load_config(cell.config, [f"name={cell.name}", *cell.overrides(extra)]))
+            try:
+                check_config(configs[-1])
+            except ValueError as error:
+                raise ConfigError(f"{cell.name}: {error}: leave out `--graphed` for it") from error
+    train_together(configs, minutes)
 
 
 def main() -> None:
@@ -383,7 +391,10 @@ def main() -> None:
             )
     options.runs.mkdir(parents=True, exist_ok=True)
     if options.graphed:
-        run_graphed(cells, options.runs, options.minutes, options.set)
+        try:
+            run_graphed(cells, options.runs, options.minutes, options.set)
+        except UserError as error:
+            parser.error(str(error))
     else:
         run_all(cells, options.runs, options.jobs, options.minutes, options.set)
     figures = merged(kept(options.results), figures_of(cells, options.runs))

@@ -23,7 +23,7 @@ STEPS = 24
 
 def ring(name: str, *overrides: str, steps: int = STEPS, batch: int = 30) -> Config:
     kimg = steps * batch / 1000
-    often = (f"train.log_every_kimg={8 * batch / 1000}", f"checkpoint.every_kimg={kimg / 2}", "evaluate.every_kimg=99")
+    often = (f"train.log_every_kimg={8 * batch / 1000}", f"checkpoint.every_kimg={kimg / 3}", "evaluate.every_kimg=99")
     return load_config(
         CONFIGS / "ring.yaml",
         [f"name={name}", *SMALL, *QUIET, *often, f"train.kimg={kimg}", f"train.batch_size={batch}", *overrides],
@@ -101,6 +101,8 @@ def test_how_a_run_failed_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
         ("train.precision=fp16", "train.precision"),
         ("collapse.monitor=true", "collapse.monitor"),
         ("train.log_every_kimg=0.03", "train.log_every_kimg"),
+        ("train.log_every_kimg=0.25", "train.log_every_kimg"),
+        ("checkpoint.every_kimg=0.3", "checkpoint.every_kimg"),
         (
             "objective.regularization={r1: {gamma: 1.0, schedule: {type: linear, end_kimg: 1}}}",
             "objective.regularization.r1.schedule",
