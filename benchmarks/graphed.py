@@ -2,8 +2,8 @@
 
 A step of a game as small as those of `mixtures.py` is a few hundred kernels of a few microseconds, which Python launches more
 slowly than the GPU works through them. In a `GraphedTrainer` the trainer's phases, carried out by its own `PhaseRunner`, are
-captured once and replayed. What changes from step to step is read on the device, by a counter: which
-images, which keys of the random numbers, which learning rate. So a replay is the step that the trainer would make, and a
+captured once and replayed. What changes from step to step is read from tables on the device, by a counter: which
+images, which random numbers, which learning rate. So a replay is the step that the trainer would make, and a
 checkpoint of one goes on in the other (`tests/benchmarks/test_graphed.py`). On a processor the same steps are made one by one.
 
 For games on data that stay on the device, without labels, in which nothing but these three changes: all phases in each step,
@@ -14,8 +14,8 @@ newest checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,15 +36,29 @@ WARM_UP = 3
 """Steps of the usual kind before the graph is captured: memory and kernels are chosen in them."""
 
 
-class _KeyedOnDevice(Draws):
-    """`Draws` whose key is on the device: `word` int64 [1], what `word_of` gives for it."""
+Call = tuple[str, int, str, str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
+"""What a game asks its draws for in each step: phase, repeat, purpose, the method of `Draws`, and its arguments."""
 
-    def __init__(self, word: Tensor, index: Tensor, dtype: torch.dtype) -> None:
-        super().__init__(0, index, dtype)
-        self._on_device = word
+
+class _Answers:
+    """In the place of `Draws`: hands every call of a method to `answer(method, arguments, named arguments)`."""
+
+    def __init__(self, answer: Callable[[str, tuple[Any, ...], tuple[tuple[str, Any], ...]], Tensor]) -> None:
+        self._answer = answer
+
+    def __getattr__(self, method: str) -> Callable[..., Tensor]:
+        return lambda *arguments, **named: self._answer(method, arguments, tuple(sorted(named.items())))
+
+
+class _OfManySteps(Draws):
+    """The draws of the same rows under many keys, one after the other: `words` int64 [steps], `index` int64 [N]."""
+
+    def __init__(self, words: Tensor, index: Tensor, dtype: torch.dtype) -> None:
+        super().__init__(0, index.repeat(len(words)), dtype)
+        self._words = words.repeat_interleave(len(index))
 
     def _word(self) -> Tensor:
-        return self._on_device
+        return self._words
 
 
 class _Sums(Meter):
@@ -88,18 +102,21 @@ class _Sums(Meter):
 
 
 class _OnDevice:
-    """What `PhaseRunner.run` takes its batches from: the images, keys and rates of the step that `at` points to.
+    """What `PhaseRunner.run` takes its batches from: the images, random numbers and rates of the step that `at` points to.
 
-    Tables hold a chunk of steps: `rows` int64 [steps, draws, batch], places in the training set; `words` int64 [steps, keys].
+    Tables hold a chunk of steps: `rows` int64 [steps, draws, batch], places in the training set; `drawn` [steps, batch, …], what
+    each of `calls` gives. (To draw in the graph would be a quarter of its kernels.)
     """
 
-    def __init__(self, trainer: Trainer, draws: int, keys: list[tuple[str, int, str]], steps: int) -> None:
+    def __init__(self, trainer: Trainer, draws: int, calls: Mapping[Call, Tensor], steps: int) -> None:
         device = trainer.runtime.device
-        self.trainer, self.draws, self.keys = trainer, draws, keys
+        self.trainer, self.draws = trainer, draws
         size = trainer.config.train.batch_size
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.rows = torch.zeros(steps, draws, size, dtype=torch.int64, device=device)
-        self.words = torch.zeros(steps, len(keys), dtype=torch.int64, device=device)
+        self.drawn = {
+            call: torch.zeros(steps, *given.shape, dtype=given.dtype, device=device) for call, given in calls.items()
+        }
         # Fused kernels take a rate of this type from the device, and a Python number, which is wider, on a processor.
         wide = torch.float32 if device.type == "cuda" else torch.float64
         self.rates = torch.zeros(steps, len(trainer.runner.players), dtype=wide, device=device)
@@ -121,14 +138,13 @@ class _OnDevice:
         positions = torch.arange(first, first + steps * self.draws * size)
         rows = shuffled_indices(positions, len(trainer.dataset.train), config.seed)
         self.rows[:steps].copy_(rows.view(steps, self.draws, size))
-        words = [
-            [
+        for (phase, repeat, purpose, method, arguments, named), table in self.drawn.items():
+            keys = [
                 word_of(key_of(config.seed, "train", step, phase, repeat, purpose))
-                for phase, repeat, purpose in self.keys
+                for step in range(trainer.step, trainer.step + steps)
             ]
-            for step in range(trainer.step, trainer.step + steps)
-        ]
-        self.words[:steps].copy_(torch.tensor(words, dtype=torch.int64).view(steps, len(self.keys)))
+            draws = _OfManySteps(torch.tensor(keys).to(self.index.device), self.index, trainer.runtime.dtype)
+            table[:steps].copy_(getattr(draws, method)(*arguments, **dict(named)).view(steps, *table.shape[1:]))
         images = trainer.images + size * np.arange(steps)
         rates = [
             [
@@ -150,11 +166,12 @@ class _OnDevice:
             self._last = (normalised(pixels, self.trainer.runtime.dtype), {})
             self._drawn += 1
         images, left = self._last
-        words = self.words.index_select(0, self.at)[0]
 
         def draw(purpose: str) -> Draws:
-            place = self.keys.index((phase, repeat, purpose))
-            return _KeyedOnDevice(words[place : place + 1], self.index, images.dtype)
+            def answer(method: str, arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> Tensor:
+                return self.drawn[phase, repeat, purpose, method, arguments, named].index_select(0, self.at)[0]
+
+            return cast("Draws", _Answers(answer))
 
         yield Batch(images, None, self.index, {}, draw, 0, left)
 
@@ -178,16 +195,19 @@ class GraphedTrainer(Trainer):
     def begin(self) -> None:
         """A few usual steps, then the capture."""
         self.runner.meter = _Sums()
-        asked: list[tuple[str, int, str]] = []
+        asked: dict[Call, Tensor] = {}
         usual = self.batches._draw_for
 
         def recording(phase: str, step: int, repeat: int, index: Tensor) -> Callable[[str], Draws]:
             inner = usual(phase, step, repeat, index)
 
             def draw(purpose: str) -> Draws:
-                if (phase, repeat, purpose) not in asked:
-                    asked.append((phase, repeat, purpose))
-                return inner(purpose)
+                def answer(method: str, arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> Tensor:
+                    given: Tensor = getattr(inner(purpose), method)(*arguments, **dict(named))
+                    asked[phase, repeat, purpose, method, arguments, named] = given
+                    return given
+
+                return cast("Draws", _Answers(answer))
 
             return draw
 
