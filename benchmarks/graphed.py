@@ -7,8 +7,8 @@ images, which random numbers, which learning rate. So a replay is the step that 
 checkpoint of one goes on in the other (`tests/benchmarks/test_graphed.py`). On a processor the same steps are made one by one.
 
 For games on data that stay on the device, without labels, in which nothing but these three changes: all phases in each step,
-no penalty with a schedule, no averaged weights, one process. Signals are not caught: what is lost is at most what came after the
-newest checkpoint.
+no penalty with a schedule, no averaged weights, no dropout, one process. Signals are not caught: what is lost is at most what came
+after the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from gantk.config import Config
 from gantk.data.sampler import shuffled_indices
 from gantk.draws import Draws, key_of, word_of
-from gantk.errors import PreemptedError
+from gantk.errors import ConfigError, PreemptedError
 from gantk.objectives import Batch
 from gantk.runtime import Runtime
 from gantk.schedules import schedule_factor
@@ -36,18 +36,26 @@ WARM_UP = 3
 """Steps of the usual kind before the graph is captured: memory and kernels are chosen in them."""
 
 
-Call = tuple[str, int, str, str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
-"""What a game asks its draws for in each step: phase, repeat, purpose, the method of `Draws`, and its arguments."""
+Call = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
+"""Of a method of `Draws`: its name, its arguments, and its named arguments."""
+Purpose = tuple[str, int, str]
+"""What a game draws for: phase, repeat, purpose."""
 
 
 class _Answers:
-    """In the place of `Draws`: hands every call of a method to `answer(method, arguments, named arguments)`."""
+    """In the place of `Draws`: every call of a method is answered by a function of that call."""
 
-    def __init__(self, answer: Callable[[str, tuple[Any, ...], tuple[tuple[str, Any], ...]], Tensor]) -> None:
+    def __init__(self, answer: Callable[[Call], Tensor]) -> None:
         self._answer = answer
 
     def __getattr__(self, method: str) -> Callable[..., Tensor]:
-        return lambda *arguments, **named: self._answer(method, arguments, tuple(sorted(named.items())))
+        return lambda *arguments, **named: self._answer((method, arguments, tuple(sorted(named.items()))))
+
+
+def _carry_out(call: Call, draws: Draws) -> Tensor:
+    method, arguments, named = call
+    drawn: Tensor = getattr(draws, method)(*arguments, **dict(named))
+    return drawn
 
 
 class _OfManySteps(Draws):
@@ -108,25 +116,23 @@ class _OnDevice:
     each of `calls` gives. (To draw in the graph would be a quarter of its kernels.)
     """
 
-    def __init__(self, trainer: Trainer, draws: int, calls: Mapping[Call, Tensor], steps: int) -> None:
+    def __init__(self, trainer: Trainer, draws: int, calls: Mapping[tuple[Purpose, Call], Tensor], steps: int) -> None:
         device = trainer.runtime.device
-        self.trainer, self.draws = trainer, draws
-        size = trainer.config.train.batch_size
+        self.trainer, self.draws, config = trainer, draws, trainer.config
+        size = config.train.batch_size
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.rows = torch.zeros(steps, draws, size, dtype=torch.int64, device=device)
         self.drawn = {
             call: torch.zeros(steps, *given.shape, dtype=given.dtype, device=device) for call, given in calls.items()
         }
-        # Fused kernels take a rate of this type from the device, and a Python number, which is wider, on a processor.
+        # On a GPU fused kernels read a rate of this type; on a processor one as wide as a Python number.
         wide = torch.float32 if device.type == "cuda" else torch.float64
         self.rates = torch.zeros(steps, len(trainer.runner.players), dtype=wide, device=device)
         self.index = torch.arange(size, device=device)
         store = trainer.dataset.train
         store.fetch(torch.zeros(1, dtype=torch.int64))  # that it is there
         if store._resident is None or store._resident.device.type != device.type:
-            raise ValueError(
-                f"a graph of this step would not follow images that are not on the device: `data.storage` is {store.storage}"
-            )
+            raise _refusal(config, f"images that are not on the device (`data.storage` is {store.storage})")
         self.images, self.shape = store._resident, store.shape
         self._drawn = 0
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
@@ -138,13 +144,11 @@ class _OnDevice:
         positions = torch.arange(first, first + steps * self.draws * size)
         rows = shuffled_indices(positions, len(trainer.dataset.train), config.seed)
         self.rows[:steps].copy_(rows.view(steps, self.draws, size))
-        for (phase, repeat, purpose, method, arguments, named), table in self.drawn.items():
-            keys = [
-                word_of(key_of(config.seed, "train", step, phase, repeat, purpose))
-                for step in range(trainer.step, trainer.step + steps)
-            ]
-            draws = _OfManySteps(torch.tensor(keys).to(self.index.device), self.index, trainer.runtime.dtype)
-            table[:steps].copy_(getattr(draws, method)(*arguments, **dict(named)).view(steps, *table.shape[1:]))
+        for (purpose, call), table in self.drawn.items():
+            coming = range(trainer.step, trainer.step + steps)
+            words = torch.tensor([word_of(key_of(config.seed, "train", step, *purpose)) for step in coming])
+            draws = _OfManySteps(words.to(self.index.device), self.index, trainer.runtime.dtype)
+            table[:steps].copy_(_carry_out(call, draws).view(steps, *table.shape[1:]))
         images = trainer.images + size * np.arange(steps)
         rates = [
             [
@@ -168,23 +172,18 @@ class _OnDevice:
         images, left = self._last
 
         def draw(purpose: str) -> Draws:
-            def answer(method: str, arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> Tensor:
-                return self.drawn[phase, repeat, purpose, method, arguments, named].index_select(0, self.at)[0]
-
-            return cast("Draws", _Answers(answer))
+            tables = self.drawn
+            answers = _Answers(lambda call: tables[(phase, repeat, purpose), call].index_select(0, self.at)[0])
+            return cast("Draws", answers)
 
         yield Batch(images, None, self.index, {}, draw, 0, left)
 
 
 class GraphedTrainer(Trainer):
     """A trainer whose steps are launched, many in a row, and looked after when they are done: `begin`, then again and again
-    `prepare`, `launch`, `advanced`; `train_together` does so.
-
-    Raises ValueError, when it is made, for a config that a graph cannot follow.
-    """
+    `prepare`, `launch`, `advanced`; `train_together` does so."""
 
     def __init__(self, config: Config) -> None:
-        check_config(config)
         super().__init__(config)
         self.cuda = self.runtime.device.type == "cuda"
         self.stream = torch.cuda.Stream() if self.cuda else None
@@ -195,16 +194,15 @@ class GraphedTrainer(Trainer):
     def begin(self) -> None:
         """A few usual steps, then the capture."""
         self.runner.meter = _Sums()
-        asked: dict[Call, Tensor] = {}
+        asked: dict[tuple[Purpose, Call], Tensor] = {}
         usual = self.batches._draw_for
 
         def recording(phase: str, step: int, repeat: int, index: Tensor) -> Callable[[str], Draws]:
             inner = usual(phase, step, repeat, index)
 
             def draw(purpose: str) -> Draws:
-                def answer(method: str, arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> Tensor:
-                    given: Tensor = getattr(inner(purpose), method)(*arguments, **dict(named))
-                    asked[phase, repeat, purpose, method, arguments, named] = given
+                def answer(call: Call) -> Tensor:
+                    given = asked[(phase, repeat, purpose), call] = _carry_out(call, inner(purpose))
                     return given
 
                 return cast("Draws", _Answers(answer))
@@ -240,10 +238,6 @@ class GraphedTrainer(Trainer):
         tables = self.tables
         for place, rate in enumerate(self._rates):
             rate.copy_(tables.rates.index_select(0, tables.at)[0, place])
-        if not self.cuda:  # fused kernels for the processor take numbers
-            for player, rate in zip(self.runner.players.values(), self._rates, strict=True):
-                for group in player.optimizer.param_groups:
-                    group["lr"] = float(rate)
         tables.begin_step()
         self.runner.watch.begin_step()
         for phase in self.objective.phases:
@@ -290,8 +284,12 @@ class GraphedTrainer(Trainer):
         return torch.cuda.stream(self.stream)
 
 
-def check_config(config: Config) -> None:
-    """Raises ValueError where more changes from step to step than a graph is told."""
+def _refusal(config: Config, what: str) -> ConfigError:
+    return ConfigError(f"{config.name}: a graph of a step would not follow {what}: train it without graphs")
+
+
+def _check(config: Config) -> None:
+    """Raises ConfigError where more changes from step to step than a graph is told."""
     wrong = []
     look = config.train.log_every_kimg
     if look * 1000 <= WARM_UP * config.train.batch_size or not _divides(config.train.batch_size / 1000, look):
@@ -316,7 +314,7 @@ def check_config(config: Config) -> None:
         if isinstance(penalty, dict) and penalty.get("schedule", {}).get("type", "constant") != "constant":
             wrong.append(f"objective.regularization.{name}.schedule")
     if wrong:
-        raise ValueError(f"a graph of this step would not follow {', '.join(wrong)}")
+        raise _refusal(config, ", ".join(wrong))
 
 
 def _divides(part: float, whole: float) -> bool:
@@ -324,8 +322,13 @@ def _divides(part: float, whole: float) -> bool:
 
 
 def train_together(configs: list[Config], minutes: float = 1e6) -> None:
-    """Runs of these configs to their ends, side by side; after the minutes each is saved where it is, to be gone on with."""
+    """Runs of these configs to their ends, side by side; after the minutes each is saved where it is, to be gone on with.
+
+    Raises ConfigError for what a graph cannot follow; where the config alone says so, before any of them begins.
+    """
     end = time.monotonic() + 60 * minutes
+    for config in configs:
+        _check(config)
     trainers = [GraphedTrainer(config) for config in configs]
     ended: list[GraphedTrainer] = []
     error: BaseException | None = None
@@ -376,8 +379,6 @@ def _one_look_on(trainers: list[GraphedTrainer]) -> None:
 def _check_game(trainer: Trainer) -> None:
     for phase in trainer.objective.phases:
         if phase.every != 1 or phase.from_kimg > 0 or phase.to_kimg * 1000 < trainer.config.train.kimg * 1000:
-            raise ValueError(
-                f"phase `{phase.name}` is not played in each step, which a graph of one step would not follow"
-            )
+            raise _refusal(trainer.config, f"phase `{phase.name}`, which is not played in each step")
     if trainer.objective.family.conditional:
-        raise ValueError("a graph of this step would not follow the labels")
+        raise _refusal(trainer.config, "labels")
