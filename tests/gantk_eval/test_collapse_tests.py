@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -582,6 +583,28 @@ def test_exhibit_and_picture_show_what_is_missing() -> None:
     assert shown.samples[-1] == len(fake) - 1
     assert (pixels == (200, 62, 40)).all(axis=2).any(), "generated features are on the map"
     assert (pixels == (200, 200, 200)).all(axis=2).sum() > 40 * 40, "the images are there"
+
+
+@pytest.mark.parametrize("unreal", [False, True])
+def test_samples_are_shown_beside_real_images_or_neither_is(unreal: bool) -> None:
+    """A caption with nothing under it is what a person saw of an `ok` or an `inconclusive` run."""
+    fake, _ = images(1500, 5)
+    given = evidence(fake * 3 if unreal else fake)
+    known = knowledge_of(given)
+    judgement = examine(given, known=known)
+    assert judgement.verdict == ("inconclusive" if unreal else "ok")
+    asked: dict[str, np.ndarray] = {}
+
+    def reader(whose: str) -> Callable[[np.ndarray], np.ndarray]:
+        def read(rows: np.ndarray) -> np.ndarray:
+            asked[whose] = rows
+            return np.full((len(rows), 6, 6, 3), 200, dtype=np.uint8)
+
+        return read
+
+    shown = exhibit(given, judgement, known, images(4000, 2)[1])
+    draw(judgement.verdict, judgement.reasons, shown, reader("real"), reader("fake"))
+    assert {whose: len(rows) for whose, rows in asked.items()} == ({"real": 12, "fake": 12} if unreal else {})
 
 
 def test_a_picture_without_findings_or_kept_samples() -> None:

@@ -25,9 +25,9 @@ class Exhibit:
     """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing, under
     `heading`; `kind` of mode each is, where its name does not say so.
     `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `samples`: rows of the
-    generated images as they come, to be looked at beside `others`, rows of the reference as they come; none where nothing
-    was found. (Without `others` they take the place of the map.) `real` [m, 2], `fake` [n, 2]: held-out and generated features
-    on the reference's two longest principal axes."""
+    generated images as they come, to be looked at beside `others`, rows of the reference as they come; none where neither a
+    finding nor their quality is to be seen in them. (Without `others` they take the place of the map.) `real` [m, 2], `fake`
+    [n, 2]: held-out and generated features on the reference's two longest principal axes."""
 
     missing: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
     clusters: list[np.ndarray] = field(default_factory=list)
@@ -61,7 +61,8 @@ def exhibit(
         missing,
         [group for group in groups[:ROWS] if len(group) > 1],
         sum(len(group) for group in groups),
-        evenly(len(evidence.fake)) if judgement.verdict in ("suspect", "collapsed") else np.empty(0, dtype=np.int64),
+        # They are generated once more, where there is something to be seen in them.
+        evenly(len(evidence.fake)) if judgement.kinds or judgement.unreal else np.empty(0, dtype=np.int64),
         known.rows[evenly(len(known.rows))],
         (real[:POINTS] - mean) @ axes,
         (fake[:POINTS] - mean) @ axes,

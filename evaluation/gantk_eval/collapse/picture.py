@@ -43,10 +43,6 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
     if pictures:
         rows.append((f"Near-duplicates: {shown.in_clusters:,} samples in clusters, the largest of them", None))
         rows += pictures
-    samples = _read(fake, [("samples", shown.samples)]) if len(shown.others) else []
-    if samples:
-        rows.append(("As they come", None))
-        rows += [*samples, ("real images", reference(shown.others))]
     if not rows:
         calm = "No mode is missing, and no sample is a near-duplicate of another."
         rows.append(
@@ -55,6 +51,10 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
                 None,
             )
         )
+    samples = _read(fake, [("samples", shown.samples)]) if len(shown.samples) and len(shown.others) else []
+    if samples:
+        rows.append(("As they come", None))
+        rows += [*samples, ("real images", reference(shown.others))]
     body = sum(LINE + (THUMB + 2 * GAP if images is not None else GAP) for _, images in rows)
     canvas, pen, top = begin(verdict, reasons, max(body, MAP + 3 * LINE))
     y = top

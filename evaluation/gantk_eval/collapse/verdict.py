@@ -83,8 +83,8 @@ class Evidence:
 
 @dataclass
 class Judgement:
-    """The verdict with what it stands on. `kinds`: of the reasons, in their order (a remark on
-    quality after them has none). `realism`: the share of samples that look
+    """The verdict with what it stands on. `kinds`: of the reasons, in their order (a remark on quality after them has none).
+    `unreal`: whether samples are too unlike real images for lost modes to be judged. `realism`: the share of samples that look
     like real images; `shift`: how far classes have moved (`label_shift.class_shift`); `duplicate_distance`: within which two
     samples are near-duplicates."""
 
@@ -93,6 +93,7 @@ class Judgement:
     kinds: list[Kind]
     tests: list[TestResult] = field(default_factory=list)
     missing: list[dict[str, Any]] = field(default_factory=list)
+    unreal: bool = False
     realism: float = 1.0
     shift: float = 0.0
     duplicate_distance: float = 0.0
@@ -295,9 +296,9 @@ def _weigh(tests: list[TestResult], evidence: Evidence, quality: _Quality) -> Ju
     if fired:
         verdict = "collapsed" if any(t.severity == "collapsed" for t in fired) else "suspect"
         texts = [str(reason) for reason in reasons] + ([remark] if unreal else [])
-        return Judgement(verdict, texts, [reason.kind for reason in reasons], missing=missing)
+        return Judgement(verdict, texts, [reason.kind for reason in reasons], missing=missing, unreal=unreal)
     if unreal:
-        return Judgement("inconclusive", [remark], [])
+        return Judgement("inconclusive", [remark], [], unreal=True)
     weak = [test.weakness for test in tests if not test.powerful]
     if evidence.classes is None and evidence.no_classes_because:
         weak.append(f"lost modes cannot be judged: {evidence.no_classes_because}")
