@@ -193,7 +193,8 @@ def results_of(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
     if cell.replicas:
         reports = _scored_replicas(runs / cell.name, cell.replicas)
     else:
-        reports = sorted((runs / cell.name / "eval").glob("*.json"))[-1:]
+        # The trainer's own are named after the images seen; others there are what `gantk eval` said of any checkpoint.
+        reports = sorted((runs / cell.name / "eval").glob("[0-9]*.json"))[-1:]
     return {str(cell.seed + number): _scores(json.loads(path.read_text())) for number, path in enumerate(reports)}
 
 

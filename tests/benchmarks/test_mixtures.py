@@ -30,7 +30,7 @@ def finished(runs: Path, cell: Cell, reverse_kl: float) -> None:
         for name, value in values.items()
     }
     report = {"metrics": metrics, "collapse": {"verdict": "ok"}}
-    places = [folder / "eval" / "1.json"]
+    places = [folder / "eval" / "0002000000.json"]
     if cell.replicas:
         places = [folder / "replicas" / f"{number}.json" for number in range(cell.replicas)]
     for place in places:
@@ -62,6 +62,18 @@ def test_a_try_leaves_the_rows_of_longer_runs_and_of_more_seeds(tmp_path: Path) 
     assert "ours: gan_short** (200 steps) | 1 |" in lines
     assert "ours: gan_short** (20,000 steps, seeds in one run) | 2 |" in lines
     assert "ours: gan** (400,000 steps) | 1 |" in lines
+
+
+def test_a_figure_is_of_the_end_of_a_run_whichever_checkpoint_was_scored_beside_it(tmp_path: Path) -> None:
+    """A full run of Stacked MNIST had the figures of its checkpoint at 60,000 steps, which `gantk eval` had been asked for."""
+    cell = Cell("ring", "gan", 0, 20_000)
+    finished(tmp_path, cell, reverse_kl=0.1)
+    scores = tmp_path / cell.name / "eval"
+    whole = json.loads((scores / "0002000000.json").read_text())
+    for name in ("0001000000", "step-00010000-2500"):
+        metrics = {**whole["metrics"], "reverse_kl": {**whole["metrics"]["reverse_kl"], "value": 0.5}}
+        (scores / f"{name}.json").write_text(json.dumps({**whole, "metrics": metrics}))
+    assert figures_of([cell], tmp_path)["ring/gan_short20000"]["seeds"]["0"]["reverse_kl"] == 0.1
 
 
 @pytest.mark.parametrize(("replicas", "kimg"), [(0, "2000.0"), (3, "6000.0")])
