@@ -106,7 +106,9 @@ class Comparison:
         if entry.get("standard_error") is not None:
             text += f" ± {entry['standard_error']:.2g}"
         if metric in self.ranking:
-            text += f"  #{self.ranking[metric].index(label) + 1}{' ≈' if label in self.tied[metric] else ''}"
+            values = [self.reports[other]["metrics"][metric]["value"] for other in self.ranking[metric]]
+            # Equal scores, as counts of modes often are, share the first place among them.
+            text += f"  #{values.index(entry['value']) + 1}{' ≈' if label in self.tied[metric] else ''}"
         return text
 
     def _floors(self, labels: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -64,6 +64,14 @@ def test_ranks_by_the_metrics_own_direction_and_marks_what_cannot_be_told() -> N
     assert json.loads(json.dumps(found.to_dict()))["ranking"]["fid"] == ["b", "c", "a"]
 
 
+def test_equal_scores_share_a_place() -> None:
+    lines = compare(
+        {"a": report(12.0, error=None), "b": report(12.0, error=None), "c": report(13.0, error=None)}
+    ).table()
+    row = next(line for line in lines.splitlines() if line.startswith("fid"))
+    assert row.split() == ["fid", "12", "#1", "12", "#1", "13", "#3"]
+
+
 def test_known_modes_are_ranked_and_different_mixtures_are_not() -> None:
     ring, grid = MIXTURES["ring"], MIXTURES["grid"]
 
