@@ -193,9 +193,18 @@ def results_of(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
     if cell.replicas:
         reports = _scored_replicas(runs / cell.name, cell.replicas)
     else:
-        # The trainer's own are named after the images seen; others there are what `gantk eval` said of any checkpoint.
-        reports = sorted((runs / cell.name / "eval").glob("[0-9]*.json"))[-1:]
+        reports = [_scored_last(cell, runs / cell.name / "eval")]
     return {str(cell.seed + number): _scores(json.loads(path.read_text())) for number, path in enumerate(reports)}
+
+
+def _scored_last(cell: Cell, folder: Path) -> Path:
+    """The trainer's evaluation at the end of a run, or what `gantk eval` said later of the same samples: its verdict is of a
+    newer detector. Other files there are of other checkpoints or numbers of samples."""
+    # The trainer's are named after the images seen.
+    own = max(folder.glob("[0-9]*.json"))
+    samples = json.loads(own.read_text())["protocol"]["n_fake"]
+    again = folder / f"step-{cell.steps:08d}-{samples}.json"
+    return again if again.exists() else own
 
 
 def _scored_replicas(folder: Path, replicas: int) -> list[Path]:
@@ -222,7 +231,12 @@ def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
         for name, entry in report["metrics"].items()
         if entry.get("floor") is not None
     }
-    return {**metrics, "verdict": report["collapse"]["verdict"], "floors": floors}
+    return {
+        **metrics,
+        "verdict": report["collapse"]["verdict"],
+        "reasons": report["collapse"]["reasons"],
+        "floors": floors,
+    }
 
 
 def run_all(cells: list[Cell], runs: Path, jobs: int, minutes: float, extra: list[str]) -> None:

@@ -186,7 +186,6 @@ def weigh(tests: list[TestResult], calm: str, doubts: list[str]) -> dict[str, An
     for test, adjusted in zip(tests, holm([test.p for test in tests]), strict=True):
         test.p_adjusted = adjusted
     fired = [test for test in tests if test.severity != "none" and test.p_adjusted <= ALPHA]
-    fired.sort(key=lambda test: test.severity != "collapsed")
     result: dict[str, Any] = {"missing": [mode for test in fired for mode in test.missing]}
     weak = [test.weakness for test in tests if not test.powerful]
     if fired:
@@ -223,7 +222,7 @@ class MixtureEvaluator(KnownModesEvaluator):
             name: entry(getattr(found, name), perfect[name], found.count, self.n_real, without=without.get(name, ""))
             for name in self.names
         }
-        entries["modes"]["of"] = self.mixture.modes
+        entries["modes"] |= {"of": self.mixture.modes, "each": _each(found, self.mixture)}
         return entries, judge_mixture(found, self.mixture)
 
     def _draw(self, looked: np.ndarray, collapse: dict[str, Any], fake: Any) -> bytes:
@@ -244,6 +243,20 @@ class MixtureEvaluator(KnownModesEvaluator):
             fake_sha256=fake_sha256,
             software={"numpy": np.__version__, "world_size": str(distributed.world_size())},
         )
+
+
+def _each(found: Measures, mixture: Mixture) -> list[dict[str, Any]]:
+    """Mode by mode: its place, the samples nearest to it, how many of them are within 3σ, and their spread over the true one
+    (None for fewer than two)."""
+    return [
+        {
+            "mode": _place(mixture, mode),
+            "nearest": int(found.assigned[mode]),
+            "high_quality": int(found.good[mode]),
+            "spread": float(spread) if found.good[mode] > 1 else None,
+        }
+        for mode, spread in enumerate(found.spreads)
+    ]
 
 
 def judge_mixture(found: Measures, mixture: Mixture) -> dict[str, Any]:

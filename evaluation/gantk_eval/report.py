@@ -51,7 +51,8 @@ class Report:
 
     `metrics`: name -> {value, std, standard_error, extrapolated, floor, floor_n, n_fake, n_real, warning, none_because, ...};
     `floor` is the same metric of held-out real images against the reference at `floor_n` images; `none_because` says of
-    each field that is None why; distances for each class stand under `classes`. `collapse`: verdict (`ok`, `suspect`,
+    each field that is None why; distances for each class stand under `classes`, known
+    modes of points one by one under `each` of `modes`. `collapse`: verdict (`ok`, `suspect`,
     `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict (`memorised`, `ok`, `inconclusive`),
     reasons, and the numbers of `memorisation.MemorisationTest.judge`. `protocol`: how it was made.
     `skipped`: `images`, `reference`, `heldout` -> {count, first}, of sets of which unreadable images were left out.
@@ -131,6 +132,7 @@ class Report:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines += self._warnings()
+        lines += _modes_table(self.metrics.get("modes", {}).get("each", []))
         lines += ["", f"collapse: {self.verdict}"]
         lines += [f"  - {reason}" for reason in self.collapse["reasons"]]
         lines += _collapse_tables(self.collapse)
@@ -152,6 +154,18 @@ class Report:
 
 
 MOST_ROWS = 20
+
+
+def _modes_table(modes: list[dict[str, Any]]) -> list[str]:
+    """The known modes one by one."""
+    if not modes:
+        return []
+    width = max(len(entry["mode"]) for entry in modes)
+    lines = ["", f"  {'mode'.ljust(width)}  nearest  within 3σ  spread over the true one"]
+    for entry in modes:
+        spread = "–" if entry["spread"] is None else f"{entry['spread']:.2f}"
+        lines.append(f"  {entry['mode'].ljust(width)}  {entry['nearest']:7,}  {entry['high_quality']:9,}  {spread}")
+    return lines
 
 
 def _collapse_tables(collapse: dict[str, Any]) -> list[str]:

@@ -29,7 +29,11 @@ def finished(runs: Path, cell: Cell, reverse_kl: float) -> None:
         name: {"value": value, **dict(zip(("floor", "floor_low", "floor_high"), FLOORS[name], strict=True))}
         for name, value in values.items()
     }
-    report = {"metrics": metrics, "collapse": {"verdict": "ok"}}
+    report = {
+        "metrics": metrics,
+        "collapse": {"verdict": "ok", "reasons": ["all is there"]},
+        "protocol": {"n_fake": 2500},
+    }
     places = [folder / "eval" / "0002000000.json"]
     if cell.replicas:
         places = [folder / "replicas" / f"{number}.json" for number in range(cell.replicas)]
@@ -70,10 +74,20 @@ def test_a_figure_is_of_the_end_of_a_run_whichever_checkpoint_was_scored_beside_
     finished(tmp_path, cell, reverse_kl=0.1)
     scores = tmp_path / cell.name / "eval"
     whole = json.loads((scores / "0002000000.json").read_text())
-    for name in ("0001000000", "step-00010000-2500"):
-        metrics = {**whole["metrics"], "reverse_kl": {**whole["metrics"]["reverse_kl"], "value": 0.5}}
-        (scores / f"{name}.json").write_text(json.dumps({**whole, "metrics": metrics}))
-    assert figures_of([cell], tmp_path)["ring/gan_short20000"]["seeds"]["0"]["reverse_kl"] == 0.1
+
+    def scored(name: str, verdict: str) -> None:
+        (scores / name).write_text(json.dumps({**whole, "collapse": {"verdict": verdict, "reasons": [name]}}))
+
+    def figure() -> tuple[str, list[str]]:
+        row = figures_of([cell], tmp_path)["ring/gan_short20000"]["seeds"]["0"]
+        return row["verdict"], row["reasons"]
+
+    for name in ("0001000000.json", "step-00010000-2500.json", "step-00020000-200.json", "step-00200000-2500.json"):
+        scored(name, "suspect")
+    assert figure() == ("ok", ["all is there"])
+    again = "step-00020000-2500.json"
+    scored(again, "collapsed")
+    assert figure() == ("collapsed", [again]), "the same samples, judged by a newer detector"
 
 
 @pytest.mark.parametrize(("replicas", "kimg"), [(0, "2000.0"), (3, "6000.0")])

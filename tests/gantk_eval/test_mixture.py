@@ -127,6 +127,39 @@ def test_other_worlds(name: str) -> None:
         assert (got, words in reason) == (wanted, True), (world, got, reason)
 
 
+def test_reasons_come_in_the_order_of_precedence() -> None:
+    """A starved mode, which is suspect, before a shrunken one, which is collapsed."""
+    mixture = MIXTURES["ring"]
+    points = drawn(mixture)
+    mode = mixture.nearest(points)[0]
+    points = np.where((mode == 5)[:, None], mixture.means[mode] + 0.3 * (points - mixture.means[mode]), points)
+    points = points[(mode != 2) | (np.random.default_rng(1).random(COUNT) < 0.25)]
+    found = judge_mixture(measure(points, mixture), mixture)
+    assert found["verdict"] == "collapsed"
+    assert ["starved" in reason for reason in found["reasons"]] == [True, False]
+    assert found["reasons"][1].startswith("1 of 8 modes has shrunk")
+
+
+def test_each_mode_is_reported() -> None:
+    mixture = MIXTURES["ring"]
+    points = drawn(mixture)
+    mode = mixture.nearest(points)[0]
+    points[mode == 5] = mixture.means[5] + 0.3 * (points[mode == 5] - mixture.means[5])
+    points[mode == 2] += 6 * mixture.std
+    points = points[mode != 7]
+    fake = GeneratedPoints(len(points), lambda index: points[index], identity="known")
+    report = MixtureEvaluator(mixture, n_real=10).evaluate(fake)
+    each = Report.from_dict(json.loads(report.to_json())).metrics["modes"]["each"]
+    assert [entry["mode"] for entry in each][:3] == ["(1, 0)", "(0.707, 0.707)", "(0, 1)"]
+    assert [entry["nearest"] for entry in each] == [*np.bincount(mode, minlength=8)[:7].tolist(), 0]
+    assert [each[number]["high_quality"] for number in (2, 7)] == [0, 0]
+    assert [each[number]["spread"] for number in (2, 7)] == [None, None]
+    assert each[5]["spread"] == pytest.approx(0.3, abs=0.03)
+    assert all(each[number]["spread"] == pytest.approx(1, abs=0.15) for number in (0, 1, 3, 4, 6))
+    lines = [line.split() for line in report.table().splitlines()]
+    assert ["(0.707,", "-0.707)", "0", "0", "–"] in lines
+
+
 @pytest.mark.parametrize("spread", [0.7, 0.85])
 def test_a_blob_is_poor_quality_and_not_collapse(spread: float) -> None:
     """Which modes samples of no structure are nearest to says nothing of lost ones."""
