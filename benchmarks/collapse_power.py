@@ -2,28 +2,31 @@
 
     python -m benchmarks.collapse_power run --minutes 7        (again and again, until it says: complete)
     python -m benchmarks.collapse_power table                  (what is there so far, as Markdown)
-    python -m benchmarks.collapse_power cost                   (time and memory at 10,000 and 50,000 samples)
+    python -m benchmarks.collapse_power cost                   (time and memory at 10,000 samples; --samples for others)
 
 Each repetition draws generated-like and held-out images, without replacement and disjoint, from real images that the detector
 did not see, and asks for one verdict. A line of JSON a repetition is appended to results/collapse_power*.jsonl, and the table
-is worked out from these lines alone. Worlds: `collapse_worlds.py`. One process, one thread (OMP_NUM_THREADS=1) is enough.
+is worked out from these lines alone; each says of which detector it is (`detector`), and `run --anew` makes those of another
+again. Worlds: `collapse_worlds.py`. One process, one thread (OMP_NUM_THREADS=1) is enough.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gantk_eval.collapse import verdict as verdict_module
 from gantk_eval.collapse.calibration import PERMUTATIONS, Relabellings
 from gantk_eval.collapse.known import Known
 from gantk_eval.collapse.verdict import MOST_IMAGES, ClassEvidence, Evidence, Judgement, examine, knowledge_of
@@ -192,6 +195,13 @@ def evidence_of(world: World, fake: Set, real: Set, reference: Set, labelled: bo
 # -- running ------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def detector() -> str:
+    """The first 12 digits of the sha256 of the verdict's sources."""
+    sources = sorted(Path(verdict_module.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
 def plan(names: Sequence[str], repetitions: int, others: int, few: int) -> Iterator[tuple[str, str, int, int]]:
     """(data set, world, samples, seed), so ordered that a part of it is already a table with fewer repetitions."""
     block = 20
@@ -237,6 +247,7 @@ def row_of(world: World, case: Case, samples: int, seed: int, known: Known) -> d
         "realism": round(found.realism, 3),
         "shift": round(found.shift, 3),
         "seconds": round(time.perf_counter() - started, 3),
+        "detector": detector(),
         **more,
     }
 
@@ -253,29 +264,44 @@ def memorised(world: World, case: Case, seed: int, samples: int) -> str:
     return str(_MEMORISATION[world.name].judge(fake.pixels)["verdict"])
 
 
-def run(path: Path, names: Sequence[str], minutes: float, repetitions: int, others: int, few: int) -> None:
-    """Works through what is left of the plan for so many minutes."""
+def run(
+    path: Path, names: Sequence[str], minutes: float, repetitions: int, others: int, few: int, anew: bool = False
+) -> None:
+    """Works through what is left of the plan for so many minutes; `anew`: also through what another detector said."""
     end = time.monotonic() + minutes * 60
-    there = {(row["data"], row["world"], row["samples"], row["seed"]) for row in done(path)}
+    kept = [row for row in done(path) if not anew or row.get("detector") == detector()]
+    there = {(row["data"], row["world"], row["samples"], row["seed"]) for row in kept}
     worlds: dict[str, tuple[World, Known]] = {}
     path.parent.mkdir(exist_ok=True)
     left = [task for task in plan(names, repetitions, others, few) if task not in there]
-    with path.open("a") as file:
-        for number, (data, name, samples, seed) in enumerate(left):
-            if time.monotonic() > end:
-                print(f"{len(left) - number} repetitions are left: run this again", file=sys.stderr)
-                return
-            if data not in worlds:
-                world = load_world(data)
-                some = world.pool.take(np.arange(2))
-                worlds[data] = world, knowledge_of(evidence_of(world, some, some, world.reference))
-            world, known = worlds[data]
-            case = CASES[name]
-            if name == "early checkpoint of a GAN" and "early" not in world.changed:
-                continue
-            file.write(json.dumps(row_of(world, case, samples, seed, known)) + "\n")
-            file.flush()
-    print("complete", file=sys.stderr)
+    try:
+        with path.open("a") as file:
+            for number, (data, name, samples, seed) in enumerate(left):
+                if time.monotonic() > end:
+                    print(f"{len(left) - number} repetitions are left: run this again", file=sys.stderr)
+                    return
+                if data not in worlds:
+                    world = load_world(data)
+                    some = world.pool.take(np.arange(2))
+                    worlds[data] = world, knowledge_of(evidence_of(world, some, some, world.reference))
+                world, known = worlds[data]
+                case = CASES[name]
+                if name == "early checkpoint of a GAN" and "early" not in world.changed:
+                    continue
+                file.write(json.dumps(row_of(world, case, samples, seed, known)) + "\n")
+                file.flush()
+        print("complete", file=sys.stderr)
+    finally:
+        rows = done(path)
+        right = {data: round(world.accuracy, 4) for data, (world, _) in worlds.items()}
+        records.write(
+            path.stem, {"rows": len(rows), "detectors": detectors(rows), "classifier_right": right}, path.parent
+        )
+
+
+def detectors(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows each detector made."""
+    return dict(Counter(str(row.get("detector", "older")) for row in rows))
 
 
 # -- the table ----------------------------------------------------------------------------------------------------------
@@ -309,7 +335,8 @@ def table(rows: list[dict[str, Any]]) -> str:
                 if mine:
                     lines.append(_line(data, name, case, mine))
         lines.append("")
-    return "\n".join(lines)
+    made = ", ".join(f"{count:,} by `{name}`" for name, count in detectors(rows).items())
+    return "\n".join([*lines, f"Rows: {made}."])
 
 
 def _line(data: str, name: str, case: Case, rows: list[dict[str, Any]]) -> str:
@@ -379,6 +406,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=500, help="of real data")
     parser.add_argument("--others", type=int, default=100, help="of every other world")
     parser.add_argument("--few", type=int, default=40, help=f"of every world at {FEW} samples")
+    parser.add_argument("--anew", action="store_true", help="run: make the rows of another detector again")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--data", help="mnist, cifar10 or digits; run: all that there are")
     parser.add_argument("--samples", type=int, default=10_000)
@@ -393,6 +421,7 @@ def main() -> None:
             options.repetitions,
             options.others,
             options.few,
+            options.anew,
         )
     elif options.what == "table":
         files = sorted(options.results.parent.glob(f"{options.results.stem}*.jsonl"))

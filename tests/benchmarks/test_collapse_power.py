@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import collapse_power
 from benchmarks.collapse_power import CASES, LOSSES, done, lower_bound, plan, table, upper_bound
 from benchmarks.collapse_worlds import Set, World
 
@@ -41,12 +43,50 @@ def test_table_counts_verdicts_and_right_reasons() -> None:
 
 
 def test_a_repetition_counts_once(tmp_path: Path) -> None:
-    import json
-
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row("real", seed, "ok")) + "\n" for seed in (0, 1, 1)))
     assert len(done(path)) == 2
     assert done(tmp_path / "none.jsonl") == []
+
+
+def test_rows_of_another_detector_are_made_again_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World("w", *[Set(*[np.zeros((4, 2))] * 4)] * 2, {}, np.eye(2), ("0", "1"), 0.75)
+    detectors = iter(["one", "two"])
+    monkeypatch.setattr(collapse_power, "load_world", lambda data: world)
+    monkeypatch.setattr(collapse_power, "knowledge_of", lambda evidence: None)
+
+    def work(*, anew: bool) -> list[str]:
+        name = next(detectors)
+        monkeypatch.setattr(collapse_power, "detector", lambda: name)
+        monkeypatch.setattr(
+            collapse_power,
+            "row_of",
+            lambda world, case, samples, seed, known: {
+                **row(case.name, seed, "ok"),
+                "samples": samples,
+                "data": world.name,
+                "detector": name,
+                "memorisation": "memorised",
+            },
+        )
+        collapse_power.run(tmp_path / "rows.jsonl", ["w"], 1.0, 1, 1, 0, anew)
+        return [found["detector"] for found in done(tmp_path / "rows.jsonl")]
+
+    first = work(anew=False)
+    assert len(first) == len(CASES) - 1, "there is no early checkpoint of this one"
+    assert set(first) == {"one"}
+    detectors = iter(["two", "two"])
+    assert work(anew=False) == first
+    assert work(anew=True) == ["two"] * len(first)
+    record = json.loads((tmp_path / "rows.json").read_text())
+    assert record["figures"] == {
+        "rows": len(first),
+        "detectors": {"two": len(first)},
+        "classifier_right": {"w": 0.75},
+    }
+    assert f"Rows: {len(first)} by `two`." in table(done(tmp_path / "rows.jsonl"))
 
 
 def test_the_plan_has_every_loss_a_hundred_times_and_real_images_five_hundred() -> None:
