@@ -369,26 +369,26 @@ def cost(data: str, samples: int, heldout: int, deep: int = 0) -> dict[str, Any]
     """Seconds and peak memory of one verdict on real images, features given and nothing worked out beforehand, with the
     verdict on memorisation.
 
-    `deep`: in place of classes, features of so many dimensions, as many as Inception's 2,048: the classifier's, projected at
-    random into them, with noise.
+    `deep`: beside classes and labels, features of so many dimensions, as many as Inception's 2,048: the classifier's,
+    projected at random into them, with noise.
     """
     world = load_world(data)
     generator = np.random.default_rng(0)
     order = generator.permutation(len(world.pool))
     fake, real = world.pool.take(order[heldout : heldout + samples]), world.pool.take(order[:heldout])
-    evidence = evidence_of(world, fake, real, world.reference)
+    evidence = evidence_of(world, fake, real, world.reference, labelled=bool(deep))
     if deep:
         spread = generator.standard_normal((world.pool.deep.shape[1], deep), dtype=np.float32)
         sets = (fake.deep, real.deep, world.reference.deep[:10_000])
         wide = [x @ spread + generator.standard_normal((len(x), deep), dtype=np.float32) for x in sets]
-        evidence = Evidence(evidence.fake, evidence.heldout, evidence.reference, None, "", (wide[0], wide[1], wide[2]))
+        evidence = replace(evidence, deep=(wide[0], wide[1], wide[2]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started, used = time.perf_counter(), time.process_time()
     found = examine(evidence)
     MemorisationTest(real.pixels, np.asarray(world.reference.pixels)).judge(fake.pixels)
     return {
         "data": data,
-        "features": f"{deep} dimensions" if deep else "pixels and classes",
+        "features": f"pixels, classes, labels and {deep} dimensions" if deep else "pixels and classes",
         "samples": len(fake),
         "heldout": heldout,
         "verdict": found.verdict,
@@ -411,7 +411,7 @@ def main() -> None:
     parser.add_argument("--data", help="mnist, cifar10 or digits; run: all that there are")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--heldout", type=int, default=10_000)
-    parser.add_argument("--deep", type=int, default=0, help="cost: in place of classes, features of so many dimensions")
+    parser.add_argument("--deep", type=int, default=0, help="cost: beside classes and labels, features of so many dimensions")
     options = parser.parse_args()
     if options.what == "run":
         run(
