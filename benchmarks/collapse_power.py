@@ -411,7 +411,9 @@ def main() -> None:
     parser.add_argument("--data", help="mnist, cifar10 or digits; run: all that there are")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--heldout", type=int, default=10_000)
-    parser.add_argument("--deep", type=int, default=0, help="cost: beside classes and labels, features of so many dimensions")
+    parser.add_argument(
+        "--deep", type=int, default=0, help="cost: beside classes and labels, features of so many dimensions"
+    )
     options = parser.parse_args()
     if options.what == "run":
         run(
