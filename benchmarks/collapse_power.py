@@ -274,6 +274,7 @@ def run(
     worlds: dict[str, tuple[World, Known]] = {}
     path.parent.mkdir(exist_ok=True)
     left = [task for task in plan(names, repetitions, others, few) if task not in there]
+    made = 0
     try:
         with path.open("a") as file:
             for number, (data, name, samples, seed) in enumerate(left):
@@ -290,13 +291,16 @@ def run(
                     continue
                 file.write(json.dumps(row_of(world, case, samples, seed, known)) + "\n")
                 file.flush()
+                made += 1
         print("complete", file=sys.stderr)
     finally:
-        rows = done(path)
-        right = {data: round(world.accuracy, 4) for data, (world, _) in worlds.items()}
-        records.write(
-            path.stem, {"rows": len(rows), "detectors": detectors(rows), "classifier_right": right}, path.parent
-        )
+        # Whose machine and versions the record names made rows.
+        if made:
+            rows = done(path)
+            right = {data: round(world.accuracy, 4) for data, (world, _) in worlds.items()}
+            records.write(
+                path.stem, {"rows": len(rows), "detectors": detectors(rows), "classifier_right": right}, path.parent
+            )
 
 
 def detectors(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -204,7 +204,7 @@ def _scored_last(cell: Cell, folder: Path) -> Path:
     own = max(folder.glob("[0-9]*.json"))
     samples = json.loads(own.read_text())["protocol"]["n_fake"]
     again = folder / f"step-{cell.steps:08d}-{samples}.json"
-    return again if again.exists() else own
+    return max((path for path in (own, again) if path.exists()), key=lambda path: path.stat().st_mtime_ns)
 
 
 def _scored_replicas(folder: Path, replicas: int) -> list[Path]:

@@ -86,6 +86,9 @@ def test_rows_of_another_detector_are_made_again_where_that_is_asked(
         "detectors": {"two": len(first)},
         "classifier_right": {"w": 0.75},
     }
+    detectors = iter(["two"])
+    work(anew=True)
+    assert json.loads((tmp_path / "rows.json").read_text()) == record, "nothing was left to do"
     assert f"Rows: {len(first)} by `two`." in table(done(tmp_path / "rows.jsonl"))
 
 
