@@ -101,17 +101,34 @@ def _ignored(world: World, rows: np.ndarray, n: int, generator: np.random.Genera
     return replace(found, labels=generator.permutation(found.labels))
 
 
-def _one_class_alike(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
-    """Of one class only the tenth nearest to its mean is drawn: as many, but alike."""
-    pool = world.pool
-    mine = np.flatnonzero(pool.labels == target)
-    far = np.square(pool.pixels[mine] - pool.pixels[mine].mean(axis=0)).sum(axis=1)
-    typical = np.zeros(len(pool), dtype=bool)
-    typical[mine[np.argsort(far)[: len(mine) // 10]]] = True
-    others = rows[pool.labels[rows] != target]
-    alike = rows[typical[rows]]
-    share = min(len(alike), round(n * len(mine) / len(pool)))
-    return pool.take(np.concatenate([alike[:share], others[: n - share]]))
+def _only(part: Callable[[Set], np.ndarray]) -> Make:
+    """Of one class only those images are drawn that `part` picks out of all its images: as many as of the whole class."""
+
+    def make(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
+        pool = world.pool
+        mine = np.flatnonzero(pool.labels == target)
+        picked = np.zeros(len(pool), dtype=bool)
+        picked[mine[part(pool.take(mine))]] = True
+        others = rows[pool.labels[rows] != target]
+        alike = rows[picked[rows]]
+        share = min(len(alike), round(n * len(mine) / len(pool)))
+        return pool.take(np.concatenate([alike[:share], others[: n - share]]))
+
+    return make
+
+
+def _tenth(images: Set) -> np.ndarray:
+    """The tenth nearest to the mean in pixels."""
+    far = np.square(images.pixels - images.pixels.mean(axis=0)).sum(axis=1)
+    return np.argsort(far)[: len(images) // 10]
+
+
+def _quarter(images: Set) -> np.ndarray:
+    """A quarter, cut off along the longest axis of its pixels: digits of one slant, photographs dark in one place."""
+    features = (images.pixels - images.pixels.mean(axis=0)).astype(np.float64)
+    axis = np.linalg.eigh(features.T @ features)[1][:, -1]
+    axis = axis * (-1.0 if axis.sum() < 0 else 1.0)  # an axis's sign is arbitrary
+    return np.argsort(features @ axis)[: len(images) // 4]
 
 
 def _copies(world: World, rows: np.ndarray, n: int, generator: np.random.Generator, target: int) -> Set:
@@ -129,7 +146,13 @@ CASES = {
         Case("500 images repeated", _repeated, ("duplicates",)),
         Case("nearest of 50 cluster means", _changed("means"), ("duplicates",)),
         Case("halfway to class mean", _changed("blend"), ("shrinkage",)),
-        Case("one class all alike", _one_class_alike, ("class collapse",), labelled=True, names_class=True),
+        Case("one class all alike", _only(_tenth), ("class collapse",), labelled=True, names_class=True),
+        Case(
+            "a quarter of one class",
+            _only(_quarter),
+            ("class collapse", "starved class", "lost class"),
+            names_class=True,
+        ),
         Case("labels of two classes swapped", _swapped, ("label swapped",), labelled=True, names_class=True),
         Case("labels ignored", _ignored, ("label ignored",), labelled=True),
         Case("blurred by 1 px", _changed("blur")),
@@ -182,6 +205,7 @@ def evidence_of(world: World, fake: Set, real: Set, reference: Set, labelled: bo
         reference.deep[:10_000],
         fake.classes,
         real.classes,
+        reference.classes[:10_000],
         world.confusion,
         world.class_names,
         fake.labels if labelled else None,

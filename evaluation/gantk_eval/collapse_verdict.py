@@ -83,6 +83,7 @@ class CollapseTest:
                 reference=self._features[CLASSES].values,
                 fake_classes=generated[CLASSES].classes,
                 heldout_classes=self._heldout[CLASSES].classes,
+                reference_classes=self._features[CLASSES].classes,
                 confusion=extractor.confusion,
                 class_names=self._reference.class_names,
                 fake_labels=labels,

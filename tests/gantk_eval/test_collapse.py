@@ -46,6 +46,7 @@ def verdict(fake: tuple[np.ndarray, np.ndarray], accuracy: float = 0.98, heldout
         reference[0],
         predicted(fake[1], accuracy, 7),
         predicted(real[1], accuracy, 8),
+        predicted(reference[1], accuracy, 9),
         confusion(accuracy),
         tuple("abcdefghij"),
     )
@@ -86,7 +87,7 @@ def test_corrected_shares_undo_the_confusion() -> None:
 def test_real_data_is_ok(accuracy: float) -> None:
     result = verdict(world(2000, 3), accuracy, heldout=3000)
     assert result["verdict"] == "ok", result
-    names = "duplicates class_histogram bins within_mode class_spread coverage vendi pair_distance"
+    names = "duplicates class_histogram bins within_mode class_spread class_coverage class_vendi coverage vendi pair_distance"
     assert [t["name"] for t in result["tests"]] == names.split()
     assert set(result["tests"][0]) == {"name", "statistic", "null_mean", "effect", "p", "p_adjusted"}
 
@@ -163,7 +164,8 @@ def test_a_class_that_is_lost_among_unclear_samples_is_not_judged(sharpness: flo
     fake, real, reference = world(2000, 3, without(3)), world(1000, 1), world(3000, 2)
     logits = [-np.square(x[:, None] - CENTERS).sum(axis=2) / 40 for x in (fake[0], real[0])]
     classes = ClassEvidence(
-        fake[0], real[0], reference[0], logits[0].argmax(1), logits[1].argmax(1), confusion(0.98), tuple("abcdefghij"),
+        fake[0], real[0], reference[0], logits[0].argmax(1), logits[1].argmax(1), predicted(reference[1], 0.98, 9),
+        confusion(0.98), tuple("abcdefghij"),
         fake_logits=logits[0] * sharpness, heldout_logits=logits[1],
     )  # fmt: skip
     result = judge(Evidence(fake[0], real[0], reference[0], classes), seed=0)

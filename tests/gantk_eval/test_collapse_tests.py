@@ -15,11 +15,12 @@ from gantk_eval.collapse.conditional import label_agreement
 from gantk_eval.collapse.coverage import coverage, make_balls, reach
 from gantk_eval.collapse.duplicates import clusters
 from gantk_eval.collapse.exhibit import Exhibit, exhibit
+from gantk_eval.collapse.intra_class import class_spread
 from gantk_eval.collapse.label_shift import LabelShift, class_distance, class_shift, temperature
 from gantk_eval.collapse.neighbours import close_pairs, kth_other, nearest_other
 from gantk_eval.collapse.pairs import pair_distance
 from gantk_eval.collapse.picture import draw
-from gantk_eval.collapse.spread import AXES, class_spread, mode_traces, within_mode
+from gantk_eval.collapse.spread import AXES, mode_traces, within_mode
 from gantk_eval.collapse.vendi import vendi, vendi_axes
 from gantk_eval.collapse.verdict import ClassEvidence, Evidence, examine, judge, knowledge_of, ordered
 from gantk_eval.collapse_verdict import CollapseTest
@@ -70,6 +71,7 @@ def evidence(
         reference,
         logits(fake).argmax(axis=1),
         logits(real).argmax(axis=1),
+        logits(reference).argmax(axis=1),
         confusion(),
         tuple("abcde"),
         given,

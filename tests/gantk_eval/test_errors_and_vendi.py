@@ -196,7 +196,7 @@ def test_a_reference_of_equal_images_is_one_point(grey: int, heldout: bool) -> N
     reference = ArrayImages(np.full((120, 8, 8), grey, dtype=np.uint8))
     pixels = np.random.default_rng(0).integers(0, 256, (130, 8, 8), dtype=np.uint8)
     held = ArrayImages(reference.read(range(110))) if heldout else None
-    report = evaluate(ArrayImages(pixels), reference, held, metrics=["fd_pixel_pca"], permutations=999)
+    report = evaluate(ArrayImages(pixels), reference, held, metrics=["fd_pixel_pca"], permutations=1199)
     entry = report.metrics["fd_pixel_pca"]
     squares = np.square((pixels.reshape(130, 64).astype(np.float64) - grey) / 255.0).sum(axis=1)
     assert entry["value"] == pytest.approx(squares.mean(), rel=0.01)

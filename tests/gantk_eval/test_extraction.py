@@ -148,7 +148,7 @@ def test_a_set_whose_features_are_streamed_is_still_judged(
 ) -> None:
     """A sample of Inception's rows does not stand beside all of the pixels'."""
     reference, heldout = ArrayImages(pictures(34)), ArrayImages(pictures(30, seed=1))
-    options = {"metrics": ["fid"], "inception_weights": inception_weights, "permutations": 999}
+    options = {"metrics": ["fid"], "inception_weights": inception_weights, "permutations": 1199}
     monkeypatch.setattr(extraction, "KEEP_BYTES", 1000)
     monkeypatch.setattr(extraction, "SAMPLE_IMAGES", 22)
     evaluator = Evaluator(reference, heldout, **options)  # type: ignore[arg-type]

@@ -191,7 +191,7 @@ def test_the_report_tells_copies_and_does_not_call_them_collapse(
 ) -> None:
     # Without labels: no classifier need be trained for this.
     reference, heldout, others = (ArrayImages(images.read(range(len(images)))) for images in digit_sets)
-    options = {"metrics": ["fd_pixel_pca"], "permutations": 999}
+    options = {"metrics": ["fd_pixel_pca"], "permutations": 1199}
     copied = evaluate(ArrayImages(reference.read(range(0, 1000, 2))), reference, heldout, **options)
     assert copied.memorisation["verdict"] == "memorised"
     assert copied.memorisation["mirrored"] is True

@@ -13,6 +13,7 @@ import numpy as np
 from gantk_eval.collapse.calibration import (
     ALPHA,
     DROPPED,
+    FAMILY,
     STARVED,
     Reason,
     Relabellings,
@@ -190,7 +191,7 @@ def _power(count: int, heldout: int, shares: np.ndarray, losses: np.ndarray, sta
     # `shares` are themselves counted, which is in the null and not in what is simulated: so only what a loss adds is compared.
     even = generator.multinomial(count, shares / shares.sum(), size=100)
     usual = np.maximum(0.0, shares - even / count).sum(axis=1).mean()
-    critical = np.quantile(statistics[1:], 1.0 - ALPHA / 10) - statistics[1:].mean()
+    critical = np.quantile(statistics[1:], 1.0 - ALPHA / FAMILY) - statistics[1:].mean()
     found = []
     for loss in losses:
         left = np.maximum(shares - loss, 0.0)

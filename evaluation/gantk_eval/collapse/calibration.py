@@ -16,6 +16,7 @@ import numpy as np
 __all__ = [
     "ALPHA",
     "DROPPED",
+    "FAMILY",
     "FEWEST_PERMUTATIONS",
     "PERMUTATIONS",
     "STARVED",
@@ -36,8 +37,10 @@ DROPPED, STARVED = 0.2, 0.5
 """A class, region or mode is lost, or starved, where the upper confidence bound of seen / expected is below this."""
 PERMUTATIONS = 1999
 """So that the smallest p, 1/2000, can pass Holm's correction at ALPHA for up to twenty tests."""
-FEWEST_PERMUTATIONS = 999
-"""With fewer not even the smallest p, 1 / (1 + B), passes the correction over ten tests."""
+FAMILY = 12
+"""Tests, at the most, that the error is shared by."""
+FEWEST_PERMUTATIONS = 1199
+"""With fewer not even the smallest p, 1 / (1 + B), passes the correction over as many tests."""
 BLOCK = 500
 """Relabellings worked on at a time where all at once would not fit into a modest memory."""
 EIGHTY = 0.84
@@ -61,13 +64,14 @@ Kind = Literal[
 
 
 class Reason(str):
-    """One sentence for a person, and of what `kind` the loss is that it tells of."""
+    """One sentence for a person, of what `kind` the loss is that it tells of, and which mode it is about, if one."""
 
     kind: Kind
+    mode: str | None
 
-    def __new__(cls, kind: Kind, text: str) -> Reason:
+    def __new__(cls, kind: Kind, text: str, mode: str | None = None) -> Reason:
         reason = super().__new__(cls, text)
-        reason.kind = kind
+        reason.kind, reason.mode = kind, mode
         return reason
 
 
@@ -155,10 +159,10 @@ def at_least(effect: float, collapsed: float, suspect: float) -> Severity:
     return "collapsed" if effect >= collapsed else "suspect" if effect >= suspect else "none"
 
 
-def would_notice(statistics: np.ndarray, alternative: float, tests: int = 10) -> bool:
-    """Whether a true value of `alternative` would reject in 80 % of cases at ALPHA shared by `tests` tests."""
+def would_notice(statistics: np.ndarray, alternative: float) -> bool:
+    """Whether a true value of `alternative` would reject in 80 % of cases at ALPHA shared by the family."""
     null = statistics[1:]
-    critical = np.quantile(null, max(0.0, 1.0 - ALPHA / tests))
+    critical = np.quantile(null, 1.0 - ALPHA / FAMILY)
     return bool(alternative >= critical + EIGHTY * null.std())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gantk_eval.collapse.calibration import ALPHA, DROPPED, STARVED, Reason, Relabellings, Severity, TestResult
+from gantk_eval.collapse.calibration import ALPHA, DROPPED, FAMILY, STARVED, Reason, Relabellings, Severity, TestResult
 from gantk_eval.collapse.label_shift import Z95, LabelShift
 
 __all__ = ["class_histogram", "corrected_shares", "mode_name"]
@@ -194,10 +194,11 @@ def class_histogram(
                 Reason(
                     "lost class" if word == "dropped" else "starved class",
                     f"class {mode} has {number:,} of an expected {wanted:,} samples ({word})",
+                    mode,
                 )
             )
             result.missing.append({"mode": mode, "expected": wanted, "seen": number})
-    critical = float(np.quantile(worst, 1 - ALPHA / 10))
+    critical = float(np.quantile(worst, 1 - ALPHA / FAMILY))
     real_scores = estimate.scores(heldout, heldout_logits)
     pooled = (relabellings.generated, relabellings.members.shape[1] - relabellings.generated)
     _check_power(result, estimate, (count, len(heldout)), pooled, real_scores, spread, critical, class_names)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, result_of
 from gantk_eval.collapse.neighbours import kth_other, squared_distances
 
-__all__ = ["Balls", "Reach", "coverage", "make_balls", "reach"]
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["Balls", "Reach", "coverage", "expected_coverage", "incidence", "make_balls", "reach"]
 
 NEIGHBOURS = 5
 SUSPECT, COLLAPSED = 0.35, 0.6  # 1 − coverage / coverage of equally many real images
@@ -18,17 +22,18 @@ MOST_BALLS = 10_000
 
 @dataclass(frozen=True)
 class Balls:
-    """`centers` [N, d]: real images; `radii` [N]: how far each one's 5th nearest other is."""
+    """`centers` [N, d]: real images, of which `rows` [N] says which; `radii` [N]: how far each one's 5th nearest other is."""
 
     centers: np.ndarray
     radii: np.ndarray
+    rows: np.ndarray
 
 
 def make_balls(reference: np.ndarray, count: int, seed: int = 0) -> Balls:
     """Of as many real images as there are samples (`count`), at most 10,000: with many more samples than balls all are hit."""
     number = min(count, len(reference), MOST_BALLS)
-    centers = reference[np.sort(np.random.default_rng(seed).permutation(len(reference))[:number])]
-    return Balls(centers, kth_other(centers, NEIGHBOURS))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(reference))[:number])
+    return Balls(reference[rows], kth_other(reference[rows], NEIGHBOURS), rows)
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,12 @@ def coverage(reached: Reach, balls: int, realistic: float, relabellings: Relabel
     cannot cover anything, which is poor quality and no lost diversity; so the effect compares with what n · realistic real
     images would cover.
     """
-    from scipy.sparse import csr_matrix
-
     pool = len(reached.closest)
-    shape, ones = (balls, pool), np.ones(len(reached.ball), dtype=np.float32)
-    inside = csr_matrix((ones, (reached.ball, reached.image)), shape=shape)
+    inside = incidence(reached.ball, reached.image, (balls, pool))
     covered = np.concatenate([((inside @ block.T) > 0).mean(axis=0) for block in relabellings.blocks()])
     count = relabellings.generated
     visited = np.bincount(reached.ball[reached.image >= count], minlength=balls)
-    expected = _expected(visited, pool - count, round(count * realistic))
+    expected = expected_coverage(visited, pool - count, round(count * realistic))
     # Where no sample looks real none is expected to cover anything, and nothing can be said to be lost.
     effect = 1.0 - covered[0] / expected if expected > 0 else 0.0
     result = result_of("coverage", 1.0 - covered, effect=effect, suspect=SUSPECT, collapsed=COLLAPSED, needs="detail")
@@ -83,8 +85,15 @@ def coverage(reached: Reach, balls: int, realistic: float, relabellings: Relabel
     return result
 
 
-def _expected(visited: np.ndarray, heldout: int, draws: int) -> float:
-    """The coverage by `draws` of the held-out images, of which `visited` [N] lie in each ball."""
+def incidence(balls: np.ndarray, images: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
+    """A sparse float32 matrix [balls, images] that is 1 for these pairs."""
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((np.ones(len(balls), dtype=np.float32), (balls, images)), shape=shape)
+
+
+def expected_coverage(visited: np.ndarray, heldout: int, draws: int) -> float:
+    """The mean coverage by `draws` of so many held-out images, of which `visited` [N] lie in each ball."""
     if draws <= heldout:
         from scipy.special import gammaln
 

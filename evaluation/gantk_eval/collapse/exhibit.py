@@ -8,28 +8,42 @@ from typing import Any
 
 import numpy as np
 
+from gantk_eval.collapse.coverage import NEIGHBOURS as BALL
 from gantk_eval.collapse.duplicates import NEIGHBOURS, clusters
 from gantk_eval.collapse.known import Known
-from gantk_eval.collapse.neighbours import close_pairs
+from gantk_eval.collapse.neighbours import close_pairs, kth_other, nearest_distance
 from gantk_eval.collapse.verdict import Evidence, Judgement, deep_features, places
 
-__all__ = ["Exhibit", "exhibit"]
+__all__ = ["Alike", "Exhibit", "exhibit"]
 
 ROWS = 8
+CLASSES = 3
 IN_ROW = 12
 POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A class without variety: its `name`; `samples`: rows of the generated images of it, as they come; `lacking`: rows of the
+    reference, real images of the class that none of its samples is near."""
+
+    name: str
+    samples: np.ndarray
+    lacking: np.ndarray
 
 
 @dataclass(frozen=True)
 class Exhibit:
     """`missing`: entries of the verdict's `missing`, each with rows of the *reference* that show what is missing, under
     `heading`; `kind` of mode each is, where its name does not say so.
+    `alike`: classes without variety.
     `clusters`: of near-duplicates, rows of the generated images; `in_clusters`: how many lie in any. `samples`: rows of the
     generated images as they come, to be looked at beside `others`, rows of the reference as they come; none where neither a
     finding nor their quality is to be seen in them. (Without `others` they take the place of the map.) `real` [m, 2], `fake`
     [n, 2]: held-out and generated features on the reference's two longest principal axes."""
 
     missing: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
+    alike: list[Alike] = field(default_factory=list)
     clusters: list[np.ndarray] = field(default_factory=list)
     in_clusters: int = 0
     samples: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -59,6 +73,7 @@ def exhibit(
     mean, axes = known.map_axes
     return Exhibit(
         missing,
+        [_alike(name, evidence, known) for name in judgement.alike[:CLASSES]],
         [group for group in groups[:ROWS] if len(group) > 1],
         sum(len(group) for group in groups),
         # They are generated once more, where there is something to be seen in them.
@@ -69,9 +84,28 @@ def exhibit(
     )
 
 
-def evenly(count: int) -> np.ndarray:
+def _alike(name: str, evidence: Evidence, known: Known) -> Alike:
+    """By the labels that samples were asked to have, where there are any; else by what they are recognised as."""
+    classes = evidence.classes
+    assert classes is not None  # a class has a name where there are classes
+    number = _number(name, classes.class_names)
+    # In the features that the tests of single classes look at.
+    fake, known_real = (evidence.fake, known.looks) if evidence.deep is None else (evidence.deep[0], known.deep)
+    mine = np.flatnonzero((classes.fake_classes if classes.fake_labels is None else classes.fake_labels) == number)
+    mine = mine[evenly(len(mine), POINTS)]
+    real = np.flatnonzero(classes.reference_classes[known.rows] == number)[:POINTS]
+    far = np.empty(0, dtype=np.int64)
+    if len(mine) and len(real) > 1:
+        features = known_real[real]
+        far = real[nearest_distance(features, fake[mine]) > kth_other(features, BALL)]
+    return Alike(name, mine[evenly(len(mine))], known.rows[far[evenly(len(far))]])
+
+
+def evenly(count: int, most: int = IN_ROW) -> np.ndarray:
     """A row of places, spread evenly over `count`."""
-    return np.unique(np.linspace(0, count - 1, IN_ROW).round().astype(np.int64))
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
 
 
 def _rows_of(mode: str, count: int, known: Known, labels: np.ndarray | None, names: Sequence[str] | None) -> np.ndarray:
@@ -83,5 +117,9 @@ def _rows_of(mode: str, count: int, known: Known, labels: np.ndarray | None, nam
         return known.rows[inside[np.argsort(far)]]
     if labels is None:
         return np.empty(0, dtype=np.int64)
-    number = list(names).index(mode) if names is not None and mode in names else int(mode)
-    return np.flatnonzero(labels == number)
+    return np.flatnonzero(labels == _number(mode, names))
+
+
+def _number(name: str, names: Sequence[str] | None) -> int:
+    """The class that people call so."""
+    return list(names).index(name) if names is not None and name in names else int(name)

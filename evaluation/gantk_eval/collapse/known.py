@@ -9,6 +9,7 @@ import numpy as np
 from gantk_eval.collapse.bins import Bins, fit_bins, possible_losses
 from gantk_eval.collapse.coverage import Balls, make_balls
 from gantk_eval.collapse.duplicates import duplicate_distance
+from gantk_eval.collapse.intra_class import ClassAxes, class_axes
 from gantk_eval.collapse.vendi import vendi_axes
 
 __all__ = ["Known"]
@@ -30,6 +31,7 @@ class Known:
         self._balls: dict[tuple[bool, int], Balls] = {}
         self._bins: dict[int, Bins] = {}
         self._losses: dict[int, np.ndarray] = {}
+        self._class_axes: dict[bool, ClassAxes] = {}
 
     @cached_property
     def duplicate_distance(self) -> float:
@@ -46,6 +48,12 @@ class Known:
     def vendi_axes(self) -> tuple[np.ndarray, np.ndarray]:
         """Of `deep`."""
         return vendi_axes(self.deep.astype(np.float64))
+
+    def class_axes(self, classes: np.ndarray, *, deep: bool) -> ClassAxes:
+        """Of `deep` or `looks`, whose images are recognised as one of `classes` [r]: always the same, as they are."""
+        if deep not in self._class_axes:
+            self._class_axes[deep] = class_axes(self.deep if deep else self.looks, classes)
+        return self._class_axes[deep]
 
     @cached_property
     def map_axes(self) -> tuple[np.ndarray, np.ndarray]:

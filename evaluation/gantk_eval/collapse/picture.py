@@ -39,6 +39,11 @@ def draw(verdict: str, reasons: Sequence[str], shown: Exhibit, reference: Reader
     if shown.missing:
         rows.append((shown.heading, None))
         rows += [(_expected(entry, shown.kind), reference(found)) for entry, found in shown.missing]
+    for each in shown.alike:
+        samples = _read(fake, [("samples of it", each.samples)])
+        lacking = [("real images of it that no sample is near", reference(each.lacking))] if len(each.lacking) else []
+        if samples or lacking:
+            rows += [(f"Without variety: class {each.name}", None), *samples, *lacking]
     pictures = _read(fake, [(f"{len(group):,} samples", np.sort(group[:IN_ROW])) for group in shown.clusters])
     if pictures:
         rows.append((f"Near-duplicates: {shown.in_clusters:,} samples in clusters, the largest of them", None))

@@ -1,27 +1,24 @@
-"""Spread: within-mode shrinkage, and classes whose samples are all alike (intra-class collapse).
+"""Spread: within-mode shrinkage.
 
-Both look at the variance around the mean of each mode, in features of an image's layout and colour; on their coarsest axes,
+It shows in the variance around the mean of each mode, in features of an image's layout and colour; on their coarsest axes,
 which blur and noise hardly touch. Fading shrinks it too: an image without contrast lies near every other. So it is told beside
 what is left of the *modes' own* contrast, which fading takes away as well, and collapse does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gantk_eval.collapse.calibration import ALPHA, Reason, Relabellings, TestResult, result_of, would_notice
-from gantk_eval.collapse.classes import mode_name
+from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, result_of, would_notice
 
-__all__ = ["Traces", "class_spread", "mode_traces", "within_mode"]
+__all__ = ["Traces", "mode_traces", "within_mode"]
 
 AXES = 16
 """Principal axes that are looked at: the coarse ones, which blur and noise hardly touch."""
 SUSPECT, COLLAPSED = 0.5, 0.8  # share of the variance within a mode that is gone
 FEWEST = 10
-FEWEST_JUDGED = 20
 
 
 @dataclass(frozen=True)
@@ -98,30 +95,4 @@ def within_mode(traces: Traces) -> TestResult:
     result.powerful = would_notice(statistics, float(-np.log(np.maximum(inner[1:].mean() * 0.5, 1e-30))))
     if not result.powerful:
         result.weakness = "so few samples that half of the variance within modes could be lost unnoticed; generate more"
-    return result
-
-
-def class_spread(traces: Traces, class_names: Sequence[str] | None = None) -> TestResult:
-    """Whether single classes have lost their variety (per-class, conditional collapse), corrected for their number.
-
-    Statistic: the largest shortfall over classes of log trace, in standard deviations of the null. Classes with fewer than
-    20 generated or held-out images are left out. Effect: the largest 1 − ratio.
-    """
-    judged = np.flatnonzero((traces.members[0] >= FEWEST_JUDGED) & (traces.heldout >= FEWEST_JUDGED))
-    if not len(judged):
-        zeros = np.zeros(len(traces.members))
-        return result_of("class_spread", zeros, effect=0.0, suspect=SUSPECT, collapsed=COLLAPSED)
-    logs = np.log(np.maximum(traces.variance[:, judged], 1e-30))
-    spread = np.maximum(logs[1:].std(axis=0), 1e-12)
-    shortfalls = (logs[1:].mean(axis=0) - logs) / spread
-    statistics = shortfalls.max(axis=1)
-    class_p = (1 + (statistics[1:, None] >= shortfalls[0] - 1e-9).sum(axis=0)) / len(statistics)
-    ratio = np.exp(logs[0]) / np.maximum(traces.real[judged], 1e-30)
-    losses = np.where(class_p <= ALPHA, 1.0 - ratio, 0.0)
-    result = result_of("class_spread", statistics, effect=float(losses.max()), suspect=SUSPECT, collapsed=COLLAPSED)
-    for place in np.argsort(-losses):
-        if losses[place] >= SUSPECT:
-            name = mode_name(int(judged[place]), class_names)
-            text = f"samples of class {name} vary by {ratio[place]:.0%} of what its real images do"
-            result.reasons.append(Reason("class collapse", text))
     return result

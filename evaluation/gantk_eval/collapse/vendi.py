@@ -6,7 +6,7 @@ import numpy as np
 
 from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, result_of
 
-__all__ = ["vendi", "vendi_axes"]
+__all__ = ["moments_of", "vendi", "vendi_axes", "vendi_scores"]
 
 AXES = 16
 SUSPECT, COLLAPSED = 0.3, 0.6  # 1 − score / the score of as many real images
@@ -18,8 +18,14 @@ def vendi_axes(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     mean = reference.mean(axis=0)
     directions = _unit(reference - mean)
-    size = directions.shape[1]
-    vectors = eigh(directions.T @ directions, subset_by_index=(max(0, size - AXES), size - 1))[1]
+    count, size = directions.shape
+    # The smaller of DᵀD and DDᵀ: what the latter's eigenvectors are mixtures of are the former's.
+    least = min(count, size)
+    product = directions.T @ directions if size <= count else directions @ directions.T
+    vectors = eigh(product, subset_by_index=(max(0, least - AXES), least - 1))[1]
+    if size > count:
+        vectors = directions.T @ vectors
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)
     return mean, np.ascontiguousarray(vectors[:, ::-1])
 
 
@@ -34,14 +40,10 @@ def vendi(pool: np.ndarray, axes: tuple[np.ndarray, np.ndarray], relabellings: R
     which is a sum over images: two thousand relabellings cost a tenth of a second. It misses small modes that are dropped.
     """
     mean, basis = axes
-    features = _unit((pool - mean) @ basis).astype(np.float32)
-    size = features.shape[1]
-    upper = np.triu_indices(size)
-    products = features[:, upper[0]] * features[:, upper[1]]
-    count = relabellings.generated
-    sums = relabellings.sums(products)
-    scores = _scores(sums / count, upper, size)
-    real = _scores(products[count:].mean(axis=0, dtype=np.float64)[None], upper, size)[0]
+    count, size = relabellings.generated, basis.shape[1]
+    products = moments_of(pool, mean, basis)
+    scores = vendi_scores(relabellings.sums(products), size)
+    real = vendi_scores(products[count:].sum(axis=0, dtype=np.float64)[None], size)[0]
     result = result_of(
         "vendi", -scores, effect=1.0 - scores[0] / real, suspect=SUSPECT, collapsed=COLLAPSED, needs="detail"
     )
@@ -51,11 +53,20 @@ def vendi(pool: np.ndarray, axes: tuple[np.ndarray, np.ndarray], relabellings: R
     return result
 
 
-def _scores(moments: np.ndarray, upper: tuple[np.ndarray, np.ndarray], size: int) -> np.ndarray:
-    """Vendi scores [r] of second moments given as upper triangles [r, size·(size + 1) / 2]."""
-    matrices = np.zeros((len(moments), size, size))
-    matrices[:, upper[0], upper[1]] = moments
-    matrices[:, upper[1], upper[0]] = moments
+def moments_of(features: np.ndarray, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Of each image's direction from the mean on the axes [d, k], the products of any two coordinates: float32
+    [n, k·(k + 1) / 2]. Their sum over a set is k × k, and has the eigenvalues of the set's K."""
+    directions = _unit((features - mean) @ basis).astype(np.float32)
+    first, second = np.triu_indices(basis.shape[1])
+    return directions[:, first] * directions[:, second]
+
+
+def vendi_scores(sums: np.ndarray, size: int) -> np.ndarray:
+    """Vendi scores [r] of sets of which the sums of `moments_of` over `size` axes are [r, size·(size + 1) / 2]."""
+    first, second = np.triu_indices(size)
+    matrices = np.zeros((len(sums), size, size))
+    matrices[:, first, second] = sums
+    matrices[:, second, first] = sums
     values = np.maximum(np.linalg.eigvalsh(matrices), 1e-12)
     values /= values.sum(axis=1, keepdims=True)
     return np.exp(-(values * np.log(values)).sum(axis=1))

@@ -18,8 +18,9 @@ from gantk_eval.collapse.bins import bins
 from gantk_eval.collapse.calibration import ALPHA, PERMUTATIONS, Kind, Needs, Reason, Relabellings, TestResult, holm
 from gantk_eval.collapse.classes import class_histogram
 from gantk_eval.collapse.conditional import label_agreement
-from gantk_eval.collapse.coverage import coverage, reach
+from gantk_eval.collapse.coverage import Balls, Reach, coverage, reach
 from gantk_eval.collapse.duplicates import duplicates
+from gantk_eval.collapse.intra_class import class_coverage, class_spread, class_vendi
 from gantk_eval.collapse.known import Known
 from gantk_eval.collapse.label_shift import class_distance, class_shift
 from gantk_eval.collapse.pairs import pair_distance
@@ -31,7 +32,7 @@ from gantk_eval.collapse.quality import (
     certain_share,
     realistic_share,
 )
-from gantk_eval.collapse.spread import class_spread, mode_traces, within_mode
+from gantk_eval.collapse.spread import mode_traces, within_mode
 from gantk_eval.collapse.vendi import vendi
 
 __all__ = ["MOST_IMAGES", "ClassEvidence", "Evidence", "Judgement", "examine", "inconclusive", "judge"]
@@ -44,7 +45,8 @@ MOST_REASONS = 10
 
 @dataclass(frozen=True)
 class ClassEvidence:
-    """What a classifier says: its features and predicted classes, and its confusion [true, predicted] (counts).
+    """What a classifier says: its features and predicted classes, and its confusion [true, predicted] (counts). Rows of the
+    reference are those of `Evidence.reference`.
 
     `fake_labels`, `heldout_labels`: the label that each sample was asked to have, and the true label of each held-out image,
     in the classifier's numbering (-1: of no class that it knows); where both are there, labels are tested too.
@@ -56,6 +58,7 @@ class ClassEvidence:
     reference: np.ndarray
     fake_classes: np.ndarray
     heldout_classes: np.ndarray
+    reference_classes: np.ndarray
     confusion: np.ndarray
     class_names: Sequence[str] | None = None
     fake_labels: np.ndarray | None = None
@@ -84,15 +87,16 @@ class Evidence:
 @dataclass
 class Judgement:
     """The verdict with what it stands on. `kinds`: of the reasons, in their order (a remark on quality after them has none).
-    `unreal`: whether samples are too unlike real images for lost modes to be judged. `realism`: the share of samples that look
-    like real images; `shift`: how far classes have moved (`label_shift.class_shift`); `duplicate_distance`: within which two
-    samples are near-duplicates."""
+    `alike`: names of the classes whose samples have lost their variety. `unreal`: whether samples are too unlike real images
+    for lost modes to be judged. `realism`: the share of samples that look like real images; `shift`: how far classes have
+    moved (`label_shift.class_shift`); `duplicate_distance`: within which two samples are near-duplicates."""
 
     verdict: str
     reasons: list[str]
     kinds: list[Kind]
     tests: list[TestResult] = field(default_factory=list)
     missing: list[dict[str, Any]] = field(default_factory=list)
+    alike: list[str] = field(default_factory=list)
     unreal: bool = False
     realism: float = 1.0
     shift: float = 0.0
@@ -153,14 +157,16 @@ def examine(
     apart = known.deep is not known.looks
     deep = np.concatenate([fake_deep[fakes], heldout_deep[reals]]) if apart else looks
 
-    spheres = known.balls(count, deep=False)
-    reached = reach(looks, spheres, pairs=not apart)
-    likeness = realistic = realistic_share(reached.closest[:count], reached.closest[count:])
+    # Variety within a class is looked for in deep features of another kind, or in looks: a classifier's own know little of it.
+    detailed = evidence.deep is not None
+    by_looks = by_content = _View.of(
+        looks, known.balls(count, deep=False), pairs=not apart or (classes is not None and not detailed)
+    )
+    likeness = realistic = by_looks.realistic(count)
     if apart:
-        spheres = known.balls(count, deep=True)
-        reached = reach(deep, spheres)
+        by_content = _View.of(deep, known.balls(count, deep=True))
         # Near in a classifier's eyes and near in pixels are both needed: noise can land on a class's features.
-        realistic = min(likeness, realistic_share(reached.closest[:count], reached.closest[count:]))
+        realistic = min(likeness, by_content.realistic(count))
 
     shift, wide, certain = 0.0, 1.0, 1.0
     if classes is not None:
@@ -171,8 +177,8 @@ def examine(
                 classes.fake_classes[fakes],
                 classes.heldout_classes[reals],
             )
-        seen = (deep[:count], deep[count:], classes.fake_classes[fakes], classes.heldout_classes[reals])
-        shift, wide = class_shift(*seen), class_distance(*seen)
+        sides = (deep[:count], deep[count:], classes.fake_classes[fakes], classes.heldout_classes[reals])
+        shift, wide = class_shift(*sides), class_distance(*sides)
     cells = known.bins(count)
     where = cells.assign(deep)
     strayed = class_shift(deep[:count], deep[count:], where[:count], where[count:])
@@ -212,17 +218,40 @@ def examine(
         )
         if labels is not None:  # given, not recognised, and so right however poor the samples are
             tests[-1].needs = "appearance"
+        view, recognised = by_content if detailed else by_looks, classes.reference_classes[known.rows]
+        middles, axes = recognised[view.balls.rows], known.class_axes(recognised, deep=detailed)
+        tests += [
+            class_coverage(view.reached, view.balls, middles, predicted, relabellings, classes.class_names),
+            class_vendi(view.features, predicted, axes, relabellings, classes.class_names),
+        ]
         if labels is not None:
             tests.append(
                 label_agreement(predicted, labels, classes.confusion, relabellings, class_names=classes.class_names)
             )
-    tests.append(coverage(reached, len(spheres.radii), min(1.0, realistic / 0.95), relabellings))
+    tests.append(coverage(by_content.reached, len(by_content.balls.radii), min(1.0, realistic / 0.95), relabellings))
     tests.append(vendi(deep, known.vendi_axes, relabellings))
     tests.append(pair_distance(rotated, traces.contrast, relabellings))
     for test, adjusted in zip(tests, holm([test.p for test in tests]), strict=True):
         test.p_adjusted = adjusted
     found = _weigh(tests, evidence, _Quality(likeness, realistic, shift, wide, certain, strayed))
     return replace(found, tests=tests, realism=realistic, shift=shift, duplicate_distance=distance)
+
+
+@dataclass(frozen=True)
+class _View:
+    """Generated, then held-out images in one kind of features [n + m, d], and which of the reference's balls they lie in."""
+
+    features: np.ndarray
+    balls: Balls
+    reached: Reach
+
+    @classmethod
+    def of(cls, features: np.ndarray, balls: Balls, *, pairs: bool = True) -> _View:
+        return cls(features, balls, reach(features, balls, pairs=pairs))
+
+    def realistic(self, count: int) -> float:
+        """Of the first `count` images, the generated ones."""
+        return realistic_share(self.reached.closest[:count], self.reached.closest[count:])
 
 
 def deep_features(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -296,7 +325,9 @@ def _weigh(tests: list[TestResult], evidence: Evidence, quality: _Quality) -> Ju
     if fired:
         verdict = "collapsed" if any(t.severity == "collapsed" for t in fired) else "suspect"
         texts = [str(reason) for reason in reasons] + ([remark] if unreal else [])
-        return Judgement(verdict, texts, [reason.kind for reason in reasons], missing=missing, unreal=unreal)
+        kinds = [reason.kind for reason in reasons]
+        alike = [reason.mode for reason in reasons if reason.kind == "class collapse" and reason.mode is not None]
+        return Judgement(verdict, texts, kinds, missing=missing, alike=alike, unreal=unreal)
     if unreal:
         return Judgement("inconclusive", [remark], [], unreal=True)
     weak = [test.weakness for test in tests if not test.powerful]
@@ -316,6 +347,12 @@ def ordered(reasons: Sequence[Reason]) -> list[Reason]:
     if "shrinkage" in kinds:
         reasons = [reason for reason in reasons if reason.kind != "class collapse"]
         order["shrinkage"] = order["lost mode"] - 0.5
+    # What is recognised as a class that is lost is another class's, and varies as it may.
+    lost = {reason.mode for reason in reasons if reason.kind in ("lost class", "starved class")} - {None}
+    reasons = [reason for reason in reasons if reason.kind != "class collapse" or reason.mode not in lost]
+    # What several tests say of one class is said once, by the first of them.
+    said = {(reason.kind, reason.mode): reason for reason in reversed(reasons) if reason.mode is not None}
+    reasons = [reason for reason in reasons if reason.mode is None or said[reason.kind, reason.mode] is reason]
     return sorted(reasons, key=lambda reason: order[reason.kind])
 
 
