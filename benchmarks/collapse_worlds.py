@@ -23,6 +23,9 @@ REFERENCE = {"mnist": 15_000, "cifar10": 20_000, "digits": 700}
 CHANGED = 20_000
 """So many images of the pool are extracted again in each world that changes pixels."""
 CHANGES = ("blur", "noise", "jpeg", "means", "blend")
+DISPLACEMENTS = ("moved", "toned")
+"""Worlds of images that are as varied as before and all a little off, in a file of their own."""
+DISPLACED = 6000
 FORMAT = "worlds-2"
 FIELDS = ("pixels", "deep", "logits", "labels")
 
@@ -114,22 +117,51 @@ def change(images: np.ndarray, labels: np.ndarray, how: str, means: np.ndarray, 
     return changed
 
 
+def displace(images: np.ndarray, how: str) -> np.ndarray:
+    """uint8 [n, H, W, C]: `moved` a pixel down and to the right, the edge repeated; or `toned`: grey strokes a pixel bolder,
+    photographs brighter by 50."""
+    if how == "moved":
+        return np.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)), mode="edge")[:, :-1, :-1]
+    if images.shape[-1] == 1:
+        wide = np.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)))
+        return np.maximum.reduce([wide[:, 1:, 1:], wide[:, :-1, 1:], wide[:, 1:, :-1], wide[:, :-1, :-1]])
+    return (images.astype(np.int16) + 50).clip(0, 255).astype(np.uint8)
+
+
+class _Extraction:
+    """A data set's images, the extractors that its reference makes, and the `arrays` that they have given so far."""
+
+    def __init__(self, name: str) -> None:
+        self.images, self.labels, self.names = read_images(name)
+        self.size = REFERENCE[name]
+        reference = ArrayImages(self.images[: self.size], self.labels[: self.size], name=f"{name} reference")
+        self.classifier, self.pca = ClassifierExtractor(reference, floor=0.0), PixelPCAExtractor(reference)
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def add(self, role: str, pictures: np.ndarray, truth: np.ndarray) -> None:
+        parts = np.array_split(np.arange(len(pictures)), len(pictures) // 500 + 1)
+        deep = np.concatenate([self.classifier.features(pictures[p]) for p in parts])
+        pixels = np.concatenate([self.pca.features(pictures[p]) for p in parts]).astype(np.float32)
+        logits = self.classifier.logits(deep).astype(np.float32)
+        for field, values in zip(FIELDS, (pixels, deep, logits, truth), strict=True):
+            self.arrays[f"{role}.{field}"] = values
+
+
+def _extract_displaced(name: str) -> dict[str, np.ndarray]:
+    of_name = _Extraction(name)
+    few = slice(of_name.size, of_name.size + DISPLACED)
+    for how in DISPLACEMENTS:
+        of_name.add(how, displace(of_name.images[few], how), of_name.labels[few])
+    return of_name.arrays
+
+
 def _extract(name: str) -> dict[str, np.ndarray]:
     from sklearn.cluster import MiniBatchKMeans
 
-    images, labels, names = read_images(name)
-    size = REFERENCE[name]
-    reference = ArrayImages(images[:size], labels[:size], name=f"{name} reference")
-    classifier, pca = ClassifierExtractor(reference, floor=0.0), PixelPCAExtractor(reference)
-    arrays: dict[str, np.ndarray] = {"confusion": classifier.confusion, "names": np.array(names)}
-
-    def add(role: str, pictures: np.ndarray, truth: np.ndarray) -> None:
-        parts = np.array_split(np.arange(len(pictures)), len(pictures) // 500 + 1)
-        arrays[f"{role}.pixels"] = np.concatenate([pca.features(pictures[p]) for p in parts]).astype(np.float32)
-        arrays[f"{role}.deep"] = np.concatenate([classifier.features(pictures[p]) for p in parts])
-        arrays[f"{role}.logits"] = classifier.logits(arrays[f"{role}.deep"]).astype(np.float32)
-        arrays[f"{role}.labels"] = truth
-
+    of_name = _Extraction(name)
+    images, labels, names, size, add = of_name.images, of_name.labels, of_name.names, of_name.size, of_name.add
+    arrays = of_name.arrays
+    arrays |= {"confusion": of_name.classifier.confusion, "names": np.array(names)}
     add("reference", images[:size], labels[:size])
     add("pool", images[size:], labels[size:])
     few, truth = images[size : size + CHANGED], labels[size : size + CHANGED]
@@ -149,21 +181,13 @@ def add_generator(name: str, checkpoint: str, count: int = 6000) -> None:
     from gantk.runs import find_checkpoint
     from gantk.sampling import load_sampler
 
-    images, labels, _ = read_images(name)
-    size = REFERENCE[name]
-    reference = ArrayImages(images[:size], labels[:size], name=f"{name} reference")
-    classifier, pca = ClassifierExtractor(reference, floor=0.0), PixelPCAExtractor(reference)
+    of_name = _Extraction(name)
     sampler, _ = load_sampler(find_checkpoint(checkpoint).checkpoint, torch.device("cpu"), 0)
-    rows: dict[str, list[np.ndarray]] = {field: [] for field in FIELDS}
-    for part in np.array_split(np.arange(count), count // 500):
-        pictures = sampler.images(part)
-        if pictures.shape[1:] != images.shape[1:]:
-            raise ValueError(f"{checkpoint} makes images of {pictures.shape[1:]}, {name} has {images.shape[1:]}")
-        deep = classifier.features(pictures)
-        found = (pca.features(pictures).astype(np.float32), deep, classifier.logits(deep).astype(np.float32))
-        for field, values in zip(FIELDS, (*found, np.full(len(part), -1)), strict=True):
-            rows[field].append(values)
-    write_bytes(_early_path(name), pack({f"early.{field}": np.concatenate(rows[field]) for field in FIELDS}))
+    pictures = np.concatenate([sampler.images(part) for part in np.array_split(np.arange(count), count // 500)])
+    if pictures.shape[1:] != of_name.images.shape[1:]:
+        raise ValueError(f"{checkpoint} makes images of {pictures.shape[1:]}, {name} has {of_name.images.shape[1:]}")
+    of_name.add("early", pictures, np.full(count, -1))
+    write_bytes(_early_path(name), pack(of_name.arrays))
 
 
 def _early_path(name: str) -> Path:
@@ -175,9 +199,13 @@ def load_world(name: str) -> World:
     arrays = cached_arrays(
         "worlds", {"format": FORMAT, "name": name}, lambda: _extract(name), lambda a: "blend.deep" in a
     )
+    displaced = cached_arrays(
+        "worlds", {"format": FORMAT, "name": name, "world": "displaced"}, lambda: _extract_displaced(name),
+        lambda a: all(f"{how}.deep" in a for how in DISPLACEMENTS),
+    )  # fmt: skip
     early = read_arrays(_early_path(name)) or {}
-    arrays = {**arrays, **early}
-    changes = (*CHANGES, "early") if early else CHANGES
+    arrays = {**arrays, **displaced, **early}
+    changes = (*CHANGES, *DISPLACEMENTS, *(("early",) if early else ()))
 
     def part(role: str) -> Set:
         return Set(*(arrays[f"{role}.{kind}"] for kind in FIELDS))

@@ -64,12 +64,12 @@ Kind = Literal[
 
 
 class Reason(str):
-    """One sentence for a person, of what `kind` the loss is that it tells of, and which mode it is about, if one."""
+    """One sentence for a person, of what `kind` the loss is that it tells of, and which class it is about, if one."""
 
     kind: Kind
-    mode: str | None
+    mode: int | None
 
-    def __new__(cls, kind: Kind, text: str, mode: str | None = None) -> Reason:
+    def __new__(cls, kind: Kind, text: str, mode: int | None = None) -> Reason:
         reason = super().__new__(cls, text)
         reason.kind, reason.mode = kind, mode
         return reason

@@ -194,7 +194,7 @@ def class_histogram(
                 Reason(
                     "lost class" if word == "dropped" else "starved class",
                     f"class {mode} has {number:,} of an expected {wanted:,} samples ({word})",
-                    mode,
+                    int(index),
                 )
             )
             result.missing.append({"mode": mode, "expected": wanted, "seen": number})

@@ -22,18 +22,17 @@ MOST_BALLS = 10_000
 
 @dataclass(frozen=True)
 class Balls:
-    """`centers` [N, d]: real images, of which `rows` [N] says which; `radii` [N]: how far each one's 5th nearest other is."""
+    """`centers` [N, d]: real images; `radii` [N]: how far each one's 5th nearest other is."""
 
     centers: np.ndarray
     radii: np.ndarray
-    rows: np.ndarray
 
 
 def make_balls(reference: np.ndarray, count: int, seed: int = 0) -> Balls:
     """Of as many real images as there are samples (`count`), at most 10,000: with many more samples than balls all are hit."""
     number = min(count, len(reference), MOST_BALLS)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(reference))[:number])
-    return Balls(reference[rows], kth_other(reference[rows], NEIGHBOURS), rows)
+    centers = reference[np.sort(np.random.default_rng(seed).permutation(len(reference))[:number])]
+    return Balls(centers, kth_other(centers, NEIGHBOURS))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk_eval.collapse.classes import mode_name
 from gantk_eval.collapse.coverage import NEIGHBOURS as BALL
 from gantk_eval.collapse.duplicates import NEIGHBOURS, clusters
 from gantk_eval.collapse.known import Known
@@ -25,7 +26,7 @@ POINTS = 2000
 @dataclass(frozen=True)
 class Alike:
     """A class without variety: its `name`; `samples`: rows of the generated images of it, as they come; `lacking`: rows of the
-    reference, real images of the class that none of its samples is near."""
+    reference, real images of the class that none of its samples is as near as the fifth real one."""
 
     name: str
     samples: np.ndarray
@@ -73,7 +74,7 @@ def exhibit(
     mean, axes = known.map_axes
     return Exhibit(
         missing,
-        [_alike(name, evidence, known) for name in judgement.alike[:CLASSES]],
+        [_alike(number, evidence, known) for number in judgement.alike[:CLASSES]],
         [group for group in groups[:ROWS] if len(group) > 1],
         sum(len(group) for group in groups),
         # They are generated once more, where there is something to be seen in them.
@@ -84,28 +85,27 @@ def exhibit(
     )
 
 
-def _alike(name: str, evidence: Evidence, known: Known) -> Alike:
-    """By the labels that samples were asked to have, where there are any; else by what they are recognised as."""
+def _alike(number: int, evidence: Evidence, known: Known) -> Alike:
+    """By what samples and real images are recognised as, in the features that the tests of single classes look at."""
     classes = evidence.classes
-    assert classes is not None  # a class has a name where there are classes
-    number = _number(name, classes.class_names)
-    # In the features that the tests of single classes look at.
+    assert classes is not None
     fake, known_real = (evidence.fake, known.looks) if evidence.deep is None else (evidence.deep[0], known.deep)
-    mine = np.flatnonzero((classes.fake_classes if classes.fake_labels is None else classes.fake_labels) == number)
-    mine = mine[evenly(len(mine), POINTS)]
+    judged = places(len(fake), 0)
+    mine = judged[classes.fake_classes[judged] == number]
     real = np.flatnonzero(classes.reference_classes[known.rows] == number)[:POINTS]
-    far = np.empty(0, dtype=np.int64)
+    lacking = np.empty(0, dtype=np.int64)
     if len(mine) and len(real) > 1:
         features = known_real[real]
-        far = real[nearest_distance(features, fake[mine]) > kth_other(features, BALL)]
-    return Alike(name, mine[evenly(len(mine))], known.rows[far[evenly(len(far))]])
+        lacking = real[nearest_distance(features, fake[mine]) > kth_other(features, BALL)]
+    name = mode_name(number, classes.class_names)
+    return Alike(name, mine[evenly(len(mine))], known.rows[lacking[evenly(len(lacking))]])
 
 
-def evenly(count: int, most: int = IN_ROW) -> np.ndarray:
+def evenly(count: int) -> np.ndarray:
     """A row of places, spread evenly over `count`."""
     if not count:
         return np.empty(0, dtype=np.int64)
-    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
+    return np.unique(np.linspace(0, count - 1, IN_ROW).round().astype(np.int64))
 
 
 def _rows_of(mode: str, count: int, known: Known, labels: np.ndarray | None, names: Sequence[str] | None) -> np.ndarray:
@@ -117,9 +117,5 @@ def _rows_of(mode: str, count: int, known: Known, labels: np.ndarray | None, nam
         return known.rows[inside[np.argsort(far)]]
     if labels is None:
         return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(labels == _number(mode, names))
-
-
-def _number(name: str, names: Sequence[str] | None) -> int:
-    """The class that people call so."""
-    return list(names).index(name) if names is not None and name in names else int(name)
+    number = list(names).index(mode) if names is not None and mode in names else int(mode)
+    return np.flatnonzero(labels == number)

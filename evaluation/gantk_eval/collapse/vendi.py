@@ -6,7 +6,7 @@ import numpy as np
 
 from gantk_eval.collapse.calibration import Reason, Relabellings, TestResult, result_of
 
-__all__ = ["moments_of", "vendi", "vendi_axes", "vendi_scores"]
+__all__ = ["AXES", "moments_of", "vendi", "vendi_axes", "vendi_scores"]
 
 AXES = 16
 SUSPECT, COLLAPSED = 0.3, 0.6  # 1 − score / the score of as many real images
@@ -18,14 +18,8 @@ def vendi_axes(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     mean = reference.mean(axis=0)
     directions = _unit(reference - mean)
-    count, size = directions.shape
-    # The smaller of DᵀD and DDᵀ: what the latter's eigenvectors are mixtures of are the former's.
-    least = min(count, size)
-    product = directions.T @ directions if size <= count else directions @ directions.T
-    vectors = eigh(product, subset_by_index=(max(0, least - AXES), least - 1))[1]
-    if size > count:
-        vectors = directions.T @ vectors
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)
+    size = directions.shape[1]
+    vectors = eigh(directions.T @ directions, subset_by_index=(max(0, size - AXES), size - 1))[1]
     return mean, np.ascontiguousarray(vectors[:, ::-1])
 
 

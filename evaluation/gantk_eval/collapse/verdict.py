@@ -18,7 +18,7 @@ from gantk_eval.collapse.bins import bins
 from gantk_eval.collapse.calibration import ALPHA, PERMUTATIONS, Kind, Needs, Reason, Relabellings, TestResult, holm
 from gantk_eval.collapse.classes import class_histogram
 from gantk_eval.collapse.conditional import label_agreement
-from gantk_eval.collapse.coverage import Balls, Reach, coverage, reach
+from gantk_eval.collapse.coverage import coverage, reach
 from gantk_eval.collapse.duplicates import duplicates
 from gantk_eval.collapse.intra_class import class_coverage, class_spread, class_vendi
 from gantk_eval.collapse.known import Known
@@ -39,6 +39,8 @@ __all__ = ["MOST_IMAGES", "ClassEvidence", "Evidence", "Judgement", "examine", "
 
 MOST_IMAGES = 10_000
 """Of each set, so many at most go into the tests that compare all pairs; drawn by a fixed seed."""
+ALWAYS_NAMED = 3
+"""So many classes without variety are named one by one, also where they are most of those that there are."""
 MOST_REASONS = 10
 """Sentences of one kind; with a thousand classes the rest is classes."""
 
@@ -87,7 +89,7 @@ class Evidence:
 @dataclass
 class Judgement:
     """The verdict with what it stands on. `kinds`: of the reasons, in their order (a remark on quality after them has none).
-    `alike`: names of the classes whose samples have lost their variety. `unreal`: whether samples are too unlike real images
+    `alike`: the classes whose samples have lost their variety. `unreal`: whether samples are too unlike real images
     for lost modes to be judged. `realism`: the share of samples that look like real images; `shift`: how far classes have
     moved (`label_shift.class_shift`); `duplicate_distance`: within which two samples are near-duplicates."""
 
@@ -96,7 +98,7 @@ class Judgement:
     kinds: list[Kind]
     tests: list[TestResult] = field(default_factory=list)
     missing: list[dict[str, Any]] = field(default_factory=list)
-    alike: list[str] = field(default_factory=list)
+    alike: list[int] = field(default_factory=list)
     unreal: bool = False
     realism: float = 1.0
     shift: float = 0.0
@@ -157,16 +159,14 @@ def examine(
     apart = known.deep is not known.looks
     deep = np.concatenate([fake_deep[fakes], heldout_deep[reals]]) if apart else looks
 
-    # Variety within a class is looked for in deep features of another kind, or in looks: a classifier's own know little of it.
-    detailed = evidence.deep is not None
-    by_looks = by_content = _View.of(
-        looks, known.balls(count, deep=False), pairs=not apart or (classes is not None and not detailed)
-    )
-    likeness = realistic = by_looks.realistic(count)
+    spheres = known.balls(count, deep=False)
+    reached = reach(looks, spheres, pairs=not apart)
+    likeness = realistic = realistic_share(reached.closest[:count], reached.closest[count:])
     if apart:
-        by_content = _View.of(deep, known.balls(count, deep=True))
+        spheres = known.balls(count, deep=True)
+        reached = reach(deep, spheres)
         # Near in a classifier's eyes and near in pixels are both needed: noise can land on a class's features.
-        realistic = min(likeness, by_content.realistic(count))
+        realistic = min(likeness, realistic_share(reached.closest[:count], reached.closest[count:]))
 
     shift, wide, certain = 0.0, 1.0, 1.0
     if classes is not None:
@@ -218,40 +218,26 @@ def examine(
         )
         if labels is not None:  # given, not recognised, and so right however poor the samples are
             tests[-1].needs = "appearance"
-        view, recognised = by_content if detailed else by_looks, classes.reference_classes[known.rows]
-        middles, axes = recognised[view.balls.rows], known.class_axes(recognised, deep=detailed)
+        # A classifier's own features are made to forget what varies within its classes.
+        detailed = evidence.deep is not None
+        values, real = (deep, known.deep) if detailed else (looks, known.looks)
+        recognised, names = classes.reference_classes[known.rows], classes.class_names
+        axes = known.class_axes(recognised, deep=detailed)
         tests += [
-            class_coverage(view.reached, view.balls, middles, predicted, relabellings, classes.class_names),
-            class_vendi(view.features, predicted, axes, relabellings, classes.class_names),
+            class_coverage(values, predicted, real, recognised, relabellings, names),
+            class_vendi(values, predicted, axes, relabellings, names),
         ]
         if labels is not None:
             tests.append(
                 label_agreement(predicted, labels, classes.confusion, relabellings, class_names=classes.class_names)
             )
-    tests.append(coverage(by_content.reached, len(by_content.balls.radii), min(1.0, realistic / 0.95), relabellings))
+    tests.append(coverage(reached, len(spheres.radii), min(1.0, realistic / 0.95), relabellings))
     tests.append(vendi(deep, known.vendi_axes, relabellings))
     tests.append(pair_distance(rotated, traces.contrast, relabellings))
     for test, adjusted in zip(tests, holm([test.p for test in tests]), strict=True):
         test.p_adjusted = adjusted
     found = _weigh(tests, evidence, _Quality(likeness, realistic, shift, wide, certain, strayed))
     return replace(found, tests=tests, realism=realistic, shift=shift, duplicate_distance=distance)
-
-
-@dataclass(frozen=True)
-class _View:
-    """Generated, then held-out images in one kind of features [n + m, d], and which of the reference's balls they lie in."""
-
-    features: np.ndarray
-    balls: Balls
-    reached: Reach
-
-    @classmethod
-    def of(cls, features: np.ndarray, balls: Balls, *, pairs: bool = True) -> _View:
-        return cls(features, balls, reach(features, balls, pairs=pairs))
-
-    def realistic(self, count: int) -> float:
-        """Of the first `count` images, the generated ones."""
-        return realistic_share(self.reached.closest[:count], self.reached.closest[count:])
 
 
 def deep_features(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -317,7 +303,8 @@ class _Quality:
 def _weigh(tests: list[TestResult], evidence: Evidence, quality: _Quality) -> Judgement:
     classes = evidence.classes is not None
     fired = [t for t in tests if t.severity != "none" and t.p_adjusted <= ALPHA and quality.enough(t.needs, classes)]
-    reasons = _shortened(ordered([r for test in fired for r in test.reasons if isinstance(r, Reason)]))
+    number = len(evidence.classes.confusion) if evidence.classes is not None else 0
+    reasons = _shortened(ordered([r for test in fired for r in test.reasons if isinstance(r, Reason)], number))
     # A lost class leaves its regions empty too: they are listed where no class says it better.
     missing = next((test.missing for test in fired if test.missing), [])
     unreal = not quality.enough("quality", classes)
@@ -340,11 +327,10 @@ def _weigh(tests: list[TestResult], evidence: Evidence, quality: _Quality) -> Ju
     return Judgement("ok", [calm], [])
 
 
-def ordered(reasons: Sequence[Reason]) -> list[Reason]:
-    """The reasons in the documented order, each cause before what follows from it."""
+def ordered(reasons: Sequence[Reason], classes: int = 0) -> list[Reason]:
+    """The reasons in the documented order, each cause before what follows from it; `classes`: how many there are."""
     order = {kind: float(place) for place, kind in enumerate(get_args(Kind))}
-    kinds = {reason.kind for reason in reasons}
-    if "shrinkage" in kinds:
+    if "shrinkage" in {reason.kind for reason in reasons}:
         reasons = [reason for reason in reasons if reason.kind != "class collapse"]
         order["shrinkage"] = order["lost mode"] - 0.5
     # What is recognised as a class that is lost is another class's, and varies as it may.
@@ -353,6 +339,11 @@ def ordered(reasons: Sequence[Reason]) -> list[Reason]:
     # What several tests say of one class is said once, by the first of them.
     said = {(reason.kind, reason.mode): reason for reason in reversed(reasons) if reason.mode is not None}
     reasons = [reason for reason in reasons if reason.mode is None or said[reason.kind, reason.mode] is reason]
+    alike = [reason for reason in reasons if reason.kind == "class collapse"]
+    if classes and len(alike) > max(ALWAYS_NAMED, classes // 2):  # then it is no matter of single classes
+        what = f"{len(alike)} of {classes} classes have lost their variety; of the first, {alike[0]}"
+        reasons = [reason for reason in reasons if reason.kind != "class collapse"]
+        reasons.append(Reason("diversity", what))
     return sorted(reasons, key=lambda reason: order[reason.kind])
 
 
