@@ -226,13 +226,19 @@ def detector() -> str:
 def plan(names: Sequence[str], repetitions: int, others: int, few: int) -> Iterator[tuple[str, str, int, int]]:
     """(data set, world, samples, seed), so ordered that a part of it is already a table with fewer repetitions."""
     block = 20
-    for start in range(0, max(repetitions, others), block):
+    rounds = range(0, max(repetitions, others), block)
+    for start in rounds:
         for data in names:
             for samples in (SAMPLES, FEW):
                 for name in CASES:
                     wanted = few if samples == FEW else repetitions if name.startswith("real") else others
                     for seed in range(start, min(start + block, wanted)):
                         yield data, name, samples, seed
+        if start < others <= start + block:  # all worlds are through
+            yield from _large(names)
+
+
+def _large(names: Sequence[str]) -> Iterator[tuple[str, str, int, int]]:
     for data in names:
         for name, samples in LARGE.get(data, {}).items():
             # Of 150 real ones without an alarm, one knows that there is one in at most 2 %.

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import collapse_power
 from benchmarks.collapse_power import CASES, LOSSES, done, lower_bound, plan, table, upper_bound
-from benchmarks.collapse_worlds import Set, World
+from benchmarks.collapse_worlds import Set, World, displace
 
 
 def row(world: str, seed: int, verdict: str, named: bool = False) -> dict[str, object]:
@@ -119,3 +119,35 @@ def test_worlds_do_what_they_say() -> None:
     assert set(swapped.labels[swapped.classes == 9]) == {7}
     real = make("real", 0)
     assert len(np.unique(real.pixels, axis=0)) == 400, "drawn without replacement"
+
+
+def test_a_part_of_one_class_is_as_many_and_of_one_kind() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 400)
+    pixels = generator.standard_normal((4000, 4)) * [3, 1, 1, 1] + 10 * labels[:, None]
+    pool = Set(pixels, pixels, np.eye(10)[labels], labels)
+    world = World("w", pool, pool, {}, np.eye(10), tuple("0123456789"), 1.0)
+    for name, share in (("a quarter of one class", 0.25), ("one class all alike", 0.1)):
+        made = CASES[name].make(world, generator.permutation(4000), 400, np.random.default_rng(1), 7)
+        assert np.bincount(made.labels, minlength=10)[7] == 40
+        mine, whole = made.pixels[made.labels == 7] - 70, pixels[labels == 7] - 70
+        assert len(np.unique(mine, axis=0)) == 40
+        if name == "a quarter of one class":
+            edge = np.quantile(whole[:, 0], [share, 1 - share])
+            below, above = (mine[:, 0] < edge[0] + 0.5).all(), (mine[:, 0] > edge[1] - 0.5).all()
+            assert below != above, "one end of the longest axis"
+        else:
+            assert np.linalg.norm(mine - whole.mean(axis=0), axis=1).max() < np.quantile(
+                np.linalg.norm(whole - whole.mean(axis=0), axis=1), 0.11
+            )
+
+
+def test_displaced_images_are_moved_bolder_or_brighter() -> None:
+    images = np.zeros((1, 5, 5, 1), dtype=np.uint8)
+    images[0, 2, 2] = 200
+    moved, bold = displace(images, "moved"), displace(images, "toned")
+    assert np.argwhere(moved[0, ..., 0]).tolist() == [[3, 3]]
+    assert np.argwhere(bold[0, ..., 0]).tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+    photograph = np.full((1, 2, 2, 3), 220, dtype=np.uint8)
+    assert (displace(photograph - 100, "toned") == 170).all()
+    assert (displace(photograph, "toned") == 255).all()
