@@ -226,16 +226,18 @@ def detector() -> str:
 def plan(names: Sequence[str], repetitions: int, others: int, few: int) -> Iterator[tuple[str, str, int, int]]:
     """(data set, world, samples, seed), so ordered that a part of it is already a table with fewer repetitions."""
     block = 20
-    rounds = range(0, max(repetitions, others), block)
-    for start in rounds:
+    for start in range(0, others, block):
         for data in names:
             for samples in (SAMPLES, FEW):
                 for name in CASES:
                     wanted = few if samples == FEW else repetitions if name.startswith("real") else others
-                    for seed in range(start, min(start + block, wanted)):
+                    for seed in range(start, min(wanted, others, start + block)):
                         yield data, name, samples, seed
-        if start < others <= start + block:  # all worlds are through
-            yield from _large(names)
+    yield from _large(names)
+    for name in (name for name in CASES if name.startswith("real")):
+        for data in names:
+            for seed in range(others, repetitions):
+                yield data, name, SAMPLES, seed
 
 
 def _large(names: Sequence[str]) -> Iterator[tuple[str, str, int, int]]:
