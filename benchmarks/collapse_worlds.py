@@ -148,20 +148,20 @@ class _Extraction:
 
 
 def _extract_displaced(name: str) -> dict[str, np.ndarray]:
-    of_name = _Extraction(name)
-    few = slice(of_name.size, of_name.size + DISPLACED)
+    extraction = _Extraction(name)
+    few = slice(extraction.size, extraction.size + DISPLACED)
     for how in DISPLACEMENTS:
-        of_name.add(how, displace(of_name.images[few], how), of_name.labels[few])
-    return of_name.arrays
+        extraction.add(how, displace(extraction.images[few], how), extraction.labels[few])
+    return extraction.arrays
 
 
 def _extract(name: str) -> dict[str, np.ndarray]:
     from sklearn.cluster import MiniBatchKMeans
 
-    of_name = _Extraction(name)
-    images, labels, names, size, add = of_name.images, of_name.labels, of_name.names, of_name.size, of_name.add
-    arrays = of_name.arrays
-    arrays |= {"confusion": of_name.classifier.confusion, "names": np.array(names)}
+    extraction = _Extraction(name)
+    images, labels, names = extraction.images, extraction.labels, extraction.names
+    size, add, arrays = extraction.size, extraction.add, extraction.arrays
+    arrays |= {"confusion": extraction.classifier.confusion, "names": np.array(names)}
     add("reference", images[:size], labels[:size])
     add("pool", images[size:], labels[size:])
     few, truth = images[size : size + CHANGED], labels[size : size + CHANGED]
@@ -181,13 +181,13 @@ def add_generator(name: str, checkpoint: str, count: int = 6000) -> None:
     from gantk.runs import find_checkpoint
     from gantk.sampling import load_sampler
 
-    of_name = _Extraction(name)
+    extraction = _Extraction(name)
     sampler, _ = load_sampler(find_checkpoint(checkpoint).checkpoint, torch.device("cpu"), 0)
     pictures = np.concatenate([sampler.images(part) for part in np.array_split(np.arange(count), count // 500)])
-    if pictures.shape[1:] != of_name.images.shape[1:]:
-        raise ValueError(f"{checkpoint} makes images of {pictures.shape[1:]}, {name} has {of_name.images.shape[1:]}")
-    of_name.add("early", pictures, np.full(count, -1))
-    write_bytes(_early_path(name), pack(of_name.arrays))
+    if pictures.shape[1:] != extraction.images.shape[1:]:
+        raise ValueError(f"{checkpoint} makes images of {pictures.shape[1:]}, {name} has {extraction.images.shape[1:]}")
+    extraction.add("early", pictures, np.full(count, -1))
+    write_bytes(_early_path(name), pack(extraction.arrays))
 
 
 def _early_path(name: str) -> Path:
