@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gantk.config import Config
 from gantk.data.sampler import shuffled_indices
-from gantk.draws import Draws, key_of, word_of
+from gantk.draws import Draws, child_key, key_of, word_of
 from gantk.errors import ConfigError, PreemptedError
 from gantk.objectives import Batch
 from gantk.runtime import Runtime
@@ -38,18 +38,31 @@ WARM_UP = 3
 
 Call = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 """Of a method of `Draws`: its name, its arguments, and its named arguments."""
-Purpose = tuple[str, int, str]
-"""What a game draws for: phase, repeat, purpose."""
+Purpose = tuple[tuple[int | str, ...], tuple[str, ...]]
+"""What a game draws for: the key's parts but seed and step, and the names of children."""
 
 
 class _Answers:
-    """In the place of `Draws`: every call of a method is answered by a function of that call."""
+    """In the place of `Draws`: every call of a method is answered by a function of the children's names and that call."""
 
-    def __init__(self, answer: Callable[[Call], Tensor]) -> None:
-        self._answer = answer
+    def __init__(self, answer: Callable[[tuple[str, ...], Call], Tensor], children: tuple[str, ...] = ()) -> None:
+        self._answer, self._children = answer, children
+
+    def of(self, name: str) -> _Answers:
+        return _Answers(self._answer, (*self._children, name))
 
     def __getattr__(self, method: str) -> Callable[..., Tensor]:
-        return lambda *arguments, **named: self._answer((method, arguments, tuple(sorted(named.items()))))
+        return lambda *arguments, **named: self._answer(
+            self._children, (method, arguments, tuple(sorted(named.items())))
+        )
+
+
+def _key(seed: int, step: int, purpose: Purpose) -> int:
+    parts, children = purpose
+    key = key_of(seed, "train", step, *parts)
+    for name in children:
+        key = child_key(key, name)
+    return key
 
 
 def _carry_out(call: Call, draws: Draws) -> Tensor:
@@ -146,7 +159,7 @@ class _OnDevice:
         self.rows[:steps].copy_(rows.view(steps, self.draws, size))
         for (purpose, call), table in self.drawn.items():
             coming = range(trainer.step, trainer.step + steps)
-            words = torch.tensor([word_of(key_of(config.seed, "train", step, *purpose)) for step in coming])
+            words = torch.tensor([word_of(_key(config.seed, step, purpose)) for step in coming])
             draws = _OfManySteps(words.to(self.index.device), self.index, trainer.runtime.dtype)
             table[:steps].copy_(_carry_out(call, draws).view(steps, *table.shape[1:]))
         images = trainer.images + size * np.arange(steps)
@@ -171,12 +184,18 @@ class _OnDevice:
             self._drawn += 1
         images, left = self._last
 
-        def draw(purpose: str) -> Draws:
+        def draw_for(*parts: int | str) -> Callable[[str], Draws]:
             tables = self.drawn
-            answers = _Answers(lambda call: tables[(phase, repeat, purpose), call].index_select(0, self.at)[0])
-            return cast("Draws", answers)
 
-        yield Batch(images, None, self.index, {}, draw, 0, left)
+            def draw(purpose: str) -> Draws:
+                def answer(children: tuple[str, ...], call: Call) -> Tensor:
+                    return tables[((*parts, purpose), children), call].index_select(0, self.at)[0]
+
+                return cast("Draws", _Answers(answer))
+
+            return draw
+
+        yield Batch(images, None, self.index, {}, draw_for(phase, repeat), draw_for(self._drawn), 0, left)
 
 
 class GraphedTrainer(Trainer):
@@ -197,12 +216,15 @@ class GraphedTrainer(Trainer):
         asked: dict[tuple[Purpose, Call], Tensor] = {}
         usual = self.batches._draw_for
 
-        def recording(phase: str, step: int, repeat: int, index: Tensor) -> Callable[[str], Draws]:
-            inner = usual(phase, step, repeat, index)
+        def recording(moment: tuple[int | str, ...], index: Tensor) -> Callable[[str], Draws]:
+            inner = usual(moment, index)
 
             def draw(purpose: str) -> Draws:
-                def answer(call: Call) -> Tensor:
-                    given = asked[(phase, repeat, purpose), call] = _carry_out(call, inner(purpose))
+                def answer(children: tuple[str, ...], call: Call) -> Tensor:
+                    draws = inner(purpose)
+                    for name in children:
+                        draws = draws.of(name)
+                    given = asked[((*moment[1:], purpose), children), call] = _carry_out(call, draws)
                     return given
 
                 return cast("Draws", _Answers(answer))

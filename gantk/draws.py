@@ -4,6 +4,9 @@ A generator with a state gives other numbers when a batch is cut differently ove
 a restart. Here a number is a hash of (key, row index, column), with splitmix64 (Steele, Lea and Flood 2014) as the hash:
 sample i is the same whatever the batch size, the number of processes or the moment it is drawn. The integers are equal
 bit for bit on every device; `normal` goes through log and cos, whose last bit can differ between devices.
+
+Each kind of draw has bits of its own, so `draws.uniform(62)` and `draws.categorical(shares)` are independent of each other. The
+same kind asked for twice gives the same numbers twice; where two of a kind must differ, each has a name: `draws.of("noise")`.
 """
 
 from __future__ import annotations
@@ -47,8 +50,17 @@ def key_of(*parts: int | str) -> int:
 
 
 def word_of(key: int) -> int:
-    """What `Draws` adds to each row for this key: odd, and an int64."""
+    """The odd int64 that `Draws` adds to each row for this key."""
     return _signed(key * 2 + 1)
+
+
+def child_key(key: int, name: str) -> int:
+    """The key of `draws.of(name)`, for the draws of `key`."""
+    return key_of(key, "of", name)
+
+
+_KINDS = {kind: _signed(2 * key_of("kind", kind)) for kind in ("uniform", "integers", "categorical")} | {"normal": 0}
+"""The even int64 that each kind of draw adds to the key's word; `normal` has the bits that it always had."""
 
 
 @lru_cache(maxsize=64)
@@ -58,7 +70,7 @@ def _next_to(value: float, towards: float, dtype: torch.dtype) -> float:
 
 
 class Draws:
-    """The random numbers of the rows `index` under one key.
+    """The random numbers of the rows `index` under one key; kinds of draws, and children by name, are independent.
 
     Args:
         key: from `key_of`.
@@ -68,23 +80,28 @@ class Draws:
 
     def __init__(self, key: int, index: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self.key, self.dtype, self.device = key, dtype, index.device
+        self._rows = index
         # Apple's GPUs have no float64, which `normal` and `categorical` need on the way.
         self.index = index.cpu() if index.device.type == "mps" else index
 
+    def of(self, name: str) -> Draws:
+        """The draws of the same rows for a part with a name, independent of these and of those with other names."""
+        return Draws(child_key(self.key, name), self._rows, self.dtype)
+
     def _word(self) -> int | Tensor:
-        """What the key adds to each row."""
+        """The key's part of each row's hash."""
         return word_of(self.key)
 
-    def _bits(self, columns: int) -> Tensor:
+    def _bits(self, columns: int, kind: str = "normal") -> Tensor:
         """int64 [N, columns] of uniform bits."""
-        rows = _mix((self.index + 1) * _GAMMA + self._word())
+        rows = _mix((self.index + 1) * _GAMMA + self._word() + _KINDS[kind])
         steps = torch.arange(1, columns + 1, device=self.index.device) * _GAMMA
         return _mix(rows[:, None] + steps)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """[N, *shape], uniform on [low, high)."""
         # 24 bits are what float32 holds exactly; more would round up to `high` itself.
-        unit = _shift_right(self._bits(math.prod(shape)), 40).to(self.dtype) * 2.0**-24
+        unit = _shift_right(self._bits(math.prod(shape), "uniform"), 40).to(self.dtype) * 2.0**-24
         # The sum can round up to `high` as well, where `low` is far from 0.
         return (
             (unit * (high - low) + low).clamp_max(_next_to(high, low, self.dtype)).reshape(-1, *shape).to(self.device)
@@ -102,11 +119,11 @@ class Draws:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """int64 [N, *shape], uniform on 0 … high−1 (biased by less than high/2^63)."""
-        return (_shift_right(self._bits(math.prod(shape)), 1) % high).reshape(-1, *shape).to(self.device)
+        return (_shift_right(self._bits(math.prod(shape), "integers"), 1) % high).reshape(-1, *shape).to(self.device)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
         """int64 [N], classes drawn with `probabilities` [K]."""
         edges = probabilities.to(device=self.index.device, dtype=torch.float64).cumsum(0)
-        unit = _shift_right(self._bits(1)[:, 0], 11).double() * 2.0**-53
+        unit = _shift_right(self._bits(1, "categorical")[:, 0], 11).double() * 2.0**-53
         classes = torch.searchsorted(edges / edges[-1], unit, right=True).clamp_max(len(probabilities) - 1)
         return classes.to(self.device)

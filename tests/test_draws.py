@@ -70,12 +70,14 @@ def test_values_are_pinned() -> None:
         [3879200747781569643, 1097965732710434393],
         [5331989922604972078, -857801040085451400],
     ]
-    assert draws.integers(10, 3).tolist() == [[7, 4, 4], [1, 6, 4], [9, 8, 1]]
+    assert draws.integers(10, 3).tolist() == [[7, 6, 6], [0, 9, 7], [4, 5, 3]]
     assert draws.uniform(2).tolist() == [
-        [0.614244282245636, 0.30677080154418945],
-        [0.21029186248779297, 0.059520840644836426],
-        [0.2890477180480957, 0.9534984827041626],
+        [0.031961262226104736, 0.1532687544822693],
+        [0.1846083402633667, 0.8674514889717102],
+        [0.8101277351379395, 0.18007558584213257],
     ]
+    assert draws.categorical(torch.full((5,), 0.2)).tolist() == [4, 3, 0]
+    assert draws.of("category").integers(10, 2).tolist() == [[8, 4], [0, 8], [0, 0]]
     # The last bit of log and cos may be another on another processor.
     normal = torch.tensor([[-0.34474432468414307], [1.6438722610473633], [1.5087671279907227]])
     torch.testing.assert_close(draws.normal(1), normal, atol=1e-6, rtol=0)
@@ -117,7 +119,7 @@ def test_uniform_is_uniform(low: float, high: float) -> None:
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (5.0, 6.0), (1000.0, 1000.5), (-3.0, -2.0)])
 def test_uniform_never_reaches_its_end(low: float, high: float, dtype: torch.dtype, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     # The largest and the smallest bits there are.
-    monkeypatch.setattr(Draws, "_bits", lambda self, columns: torch.tensor([[-1], [0]]))
+    monkeypatch.setattr(Draws, "_bits", lambda self, columns, kind: torch.tensor([[-1], [0]]))
     values = Draws(KEY, torch.arange(2), dtype).uniform(1, low=low, high=high)
     assert values.dtype == dtype
     assert low <= float(values[1]) < high
@@ -135,7 +137,7 @@ def test_normal_is_normal() -> None:
 
 
 def test_normal_is_finite_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Draws, "_bits", lambda self, columns: torch.tensor([[0, 0], [-1, -1]]))
+    monkeypatch.setattr(Draws, "_bits", lambda self, columns, kind="normal": torch.tensor([[0, 0], [-1, -1]]))
     assert Draws(KEY, torch.arange(2)).normal(1).isfinite().all()
 
 
@@ -174,6 +176,59 @@ def test_neighbours_are_independent(kind: str) -> None:
         assert abs(np.corrcoef(values.ravel(), draw(other).ravel())[0, 1]) < limit
     # Squares as well: normal draws made of one shared radius would pass the above.
     assert np.abs(np.corrcoef((values**2).T) - np.eye(8)).max() < limit
+
+
+COLUMNS: dict[str, Callable[[Draws], Tensor]] = {
+    "uniform": lambda d: d.uniform(8),
+    "normal": lambda d: d.normal(8),
+    "integers": lambda d: d.integers(10_007, 8),
+    "categorical": lambda d: d.categorical(torch.full((10,), 0.1))[:, None],
+}
+"""Each kind as float64 [N, 8 or 1]."""
+
+
+def assert_independent(one: Tensor, other: Tensor) -> None:
+    """No column of one tells of a column of the other: not its size, nor its distance from the middle."""
+    assert not torch.equal(one, other)
+    limit = 4.5 / np.sqrt(len(one))
+    for both in itertools.product(*([ranks, np.abs(ranks - 0.5)] for ranks in map(_ranks, (one, other)))):
+        columns = both[0].shape[1]
+        assert np.abs(np.corrcoef(*(values.T for values in both))[:columns, columns:]).max() < limit
+
+
+def _ranks(values: Tensor) -> np.ndarray:
+    return (stats.rankdata(values.double().numpy(), axis=0) - 0.5) / len(values)
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(COLUMNS, 2)])
+def test_kinds_of_one_draws_are_independent(one: str, other: str) -> None:
+    draws = Draws(KEY, torch.arange(20_000), torch.float64)
+    assert_independent(COLUMNS[one](draws), COLUMNS[other](draws))
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.product(COLUMNS, COLUMNS)])
+def test_children_are_independent_of_their_parents_and_of_each_other(one: str, other: str) -> None:
+    parent = Draws(KEY, torch.arange(20_000), torch.float64)
+    child = parent.of("category")
+    for there, here in ((parent, child), (child, parent.of("noise")), (child, child.of("category"))):
+        assert_independent(COLUMNS[one](there), COLUMNS[other](here))
+
+
+def test_a_child_depends_on_its_name_and_its_parents_key_alone() -> None:
+    index = torch.arange(5)
+    child = Draws(KEY, index, torch.float64).of("category")
+    assert torch.equal(child.normal(3), Draws(KEY, index, torch.float64).of("category").normal(3))
+    assert torch.equal(child.normal(3)[2:], Draws(KEY, index[2:], torch.float64).of("category").normal(3))
+    assert (child.dtype, child.key) == (torch.float64, key_of(KEY, "of", "category"))
+
+
+def test_a_class_is_no_function_of_the_noise_beside_it() -> None:
+    """A structured latent, written as anyone would: the first noise column told the class at a correlation of .995."""
+    draws = Draws(KEY, torch.arange(20_000))
+    noise, category = draws.uniform(62), draws.categorical(torch.full((10,), 0.1))
+    assert abs(np.corrcoef(noise[:, 0].numpy(), category.numpy())[0, 1]) < 0.03
+    means = [float(noise[category == number, 0].mean()) for number in range(10)]
+    assert all(abs(mean - 0.5) < 0.04 for mean in means)
 
 
 def test_every_bit_is_fair() -> None:

@@ -29,7 +29,7 @@ class MixturePixels:
     dtype = torch.float32
 
     def __init__(self, mixture: Mixture, count: int, part: str) -> None:
-        self._identity = digest_of("mixture 1", mixture.name, mixture.fingerprint(), count, part)
+        self._identity = digest_of("mixture 2", mixture.name, mixture.fingerprint(), count, part)
         index = torch.arange(count)
         modes = Draws(key_of("mixture", mixture.name, part, "mode"), index).integers(mixture.modes).numpy()
         noise = Draws(key_of("mixture", mixture.name, part, "noise"), index, torch.float64).normal(2).numpy()
@@ -68,8 +68,8 @@ class StackedPixels:
         self._digits = digits
         index = torch.arange(count)
         self._chosen = Draws(key_of("stacked_mnist", part), index).integers(len(digits), 3).numpy()
-        self._identity = digest_of("stacked 1", digits.fingerprint(), count, part)
-        self._made_from = digest_of("stacked 1", digits.identity(), count, part)
+        self._identity = digest_of("stacked 2", digits.fingerprint(), count, part)
+        self._made_from = digest_of("stacked 2", digits.identity(), count, part)
         self.labels = (digits.labels[self._chosen] * np.array([100, 10, 1])).sum(axis=1)
 
     def __len__(self) -> int:

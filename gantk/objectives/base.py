@@ -48,7 +48,11 @@ class Batch:
     sources: Mapping[str, Images]
     """The same rows of the config's `extra_data`."""
     draw: Callable[[str], Draws]
-    """`draw("z").normal(100)`: random numbers for a purpose, keyed by (seed, step, phase, repeat, purpose, row)."""
+    """`draw("z").normal(100)`: random numbers for a purpose, keyed by (seed, step, phase, repeat, purpose, row). Another phase
+    gets others for the same purpose."""
+    shared: Callable[[str], Draws]
+    """`shared("z").normal(100)`: the same numbers in every phase of the step that plays on these real images, and other ones
+    with the next real images: a later phase that computes an output again gets the one that an earlier phase had."""
     seen: int = 0
     """Real images seen before this step, which schedules go by."""
     left: dict[str, Tensor] = field(default_factory=dict)

@@ -80,6 +80,8 @@ class Batches:
         """Images drawn so far, over all phases and processes."""
         self.seen = 0
         """Real images seen before the step."""
+        self._drawn = 0
+        """Global batches drawn in this step."""
         self._last: list[tuple[Tensor, Images, dict[str, Images], dict[str, Tensor]]] = []
 
     def rows(self) -> list[Tensor]:
@@ -96,7 +98,7 @@ class Batches:
 
     def begin_step(self, seen: int = 0) -> None:
         """Forget the last images, so that what a step plays on never depends on the step before it."""
-        self.seen = seen
+        self.seen, self._drawn = seen, 0
         self._last = []
 
     def next(self, phase: str, step: int, repeat: int, new: bool) -> Iterator[Batch]:
@@ -104,11 +106,13 @@ class Batches:
         if new or not self._last:
             self._draw()
         for index, images, sources, left in self._last:
-            draw = self._draw_for(phase, step, repeat, index)
-            yield Batch(images.images, images.labels, index, sources, draw, self.seen, left)
+            draw = self._draw_for((step, phase, repeat), index)
+            shared = self._draw_for((step, self._drawn), index)
+            yield Batch(images.images, images.labels, index, sources, draw, shared, self.seen, left)
 
     def _draw(self) -> None:
         start, self.cursor = self.cursor, self.cursor + self.batch_size
+        self._drawn += 1
         micro = self.rows()
         self._last = []
         for number, rows in enumerate(micro):
@@ -121,8 +125,8 @@ class Batches:
             images = {name: stream.take(rows + start, following, index + start) for name, stream in streams.items()}
             self._last.append((index, images.pop(""), images, {}))
 
-    def _draw_for(self, phase: str, step: int, repeat: int, index: Tensor) -> Callable[[str], Draws]:
+    def _draw_for(self, moment: tuple[int | str, ...], index: Tensor) -> Callable[[str], Draws]:
         def draw(purpose: str) -> Draws:
-            return Draws(key_of(self.seed, "train", step, phase, repeat, purpose), index, self.main.dtype)
+            return Draws(key_of(self.seed, "train", *moment, purpose), index, self.main.dtype)
 
         return draw

@@ -60,7 +60,7 @@ def play(game: Objective, real: Tensor, rows: Tensor, eps: float) -> None:
             def draw(purpose: str, step: int = step, phase: str = phase.name) -> Draws:
                 return Draws(key_of(0, step, phase, purpose), rows)
 
-            batch = Batch(real[step], None, rows, {}, draw)
+            batch = Batch(real[step], None, rows, {}, draw, draw)
             terms = phase.loss(game.networks, batch)
             optimizers[phase.name].zero_grad()
             terms.loss.backward()

@@ -35,7 +35,8 @@ def test_points_are_a_perfect_sample(name: str) -> None:
     assert found.reverse_kl < 3 * MIXTURES[name].modes / 200_000
     assert found.mode_spread == pytest.approx(1, abs=0.01)
     heldout = dataset.heldout.read(np.arange(100)).reshape(-1, 2)
-    assert not np.isin(heldout, points[:1000]).any()
+    # Whole points: of single coordinates a pair may be equal by chance.
+    assert not set(map(tuple, heldout.tolist())) & set(map(tuple, points.tolist()))
 
 
 def test_points_are_drawn_by_address() -> None:

@@ -198,3 +198,40 @@ class ReadsItsLoss(GAN):
         else:
             getattr(loss, self.config.how)()
         return terms
+
+
+class SharedConfig(GANConfig):
+    type: Literal["test_shared"] = "test_shared"  # type: ignore[assignment]
+    again: bool = False
+    """Whether the generator computes its images again where the discriminator's are left with their graph."""
+    drawn: Literal["shared", "draw"] = "shared"
+
+
+@OBJECTIVES.register("test_shared")
+class Shared(GAN):
+    """The generator's phase computes the discriminator's generated images again, and compares them with those left."""
+
+    Config = SharedConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.compared = self.differed = 0
+
+    def fake(self, networks: Networks, batch: Batch) -> Tensor:
+        draws = getattr(batch, self.config.drawn)("latent")
+        z = self.latent(draws) + self.latent(draws.of("noise"))
+        return self.generate(networks, z, self.labels(batch))
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        fake = batch.left["fake"] = self.fake(networks, batch)
+        on_real, on_fake = self.adversarial.discriminator(
+            self.judge(networks, batch.images), self.judge(networks, fake.detach())
+        )
+        return Terms(on_real.mean() + on_fake.mean())
+
+    def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        left, again = batch.left.pop("fake"), self.fake(networks, batch)
+        self.compared += 1
+        self.differed += int(not torch.equal(left, again))
+        fake = left if left.requires_grad and not self.config.again else again
+        return Terms(self.adversarial.generator(self.judge(networks, fake)).mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +130,30 @@ def test_draws_belong_to_the_row_and_the_moment() -> None:
     for other in (z(step=4), z(phase="g"), z(repeat=1), z(seed=1), z(purpose="noise")):
         assert not torch.isclose(other, whole).any()
     assert not torch.isclose(z(world=2, rank=0), z(world=2, rank=1)).any()
+
+
+def test_shared_draws_belong_to_the_images() -> None:
+    made = batches(stream())
+
+    def z(phase: str, step: int, repeat: int, new: bool) -> torch.Tensor:
+        (batch,) = made.next(phase, step, repeat, new)
+        return batch.shared("z").normal(4)
+
+    made.begin_step()
+    first, second = z("d", 3, 0, True), z("d", 3, 1, True)
+    assert torch.equal(z("r1", 3, 0, False), second)
+    assert torch.equal(z("g", 3, 0, False), second)
+    third = z("g", 3, 0, True)
+    made.begin_step()
+    next_step = z("d", 4, 0, True)
+    made.begin_step()
+    assert torch.equal(z("d", 3, 0, True), first)
+    (batch,) = made.next("d", 3, 0, False)
+    others = [second, third, next_step, batch.draw("z").normal(4), batch.shared("noise").normal(4)]
+    for one, other in combinations([first, *others], 2):
+        assert not torch.isclose(one, other).any()
+    cut = batches(stream(), accumulation=4)
+    assert torch.equal(torch.cat([batch.shared("z").normal(4) for batch in cut.next("d", 3, 0, True)]), first)
 
 
 def test_phases_play_on_the_same_images_or_on_new_ones() -> None:

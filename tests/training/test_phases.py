@@ -6,6 +6,7 @@ import json
 import os
 import typing
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 import gantk
 from gantk.augmentation import Kind
 from gantk.config import load_config
+from gantk.draws import Draws
 from gantk.errors import ConfigError
 from gantk.losses import LOSSES
 from gantk.objectives import OBJECTIVES
@@ -31,6 +33,7 @@ GAMES = {
     "test_lazy_r1": (),
     "test_two_domains": (TWO_DOMAINS,),
     "test_feature_matching": (),
+    "test_shared": (),
 }
 
 
@@ -206,19 +209,53 @@ def test_feature_matching_without_gathering_would_be_wrong(tiny: Path, tmp_path:
     whole = trainer.objective.match(trainer.runner.bare, batch).loss
     halves = []
     for rows in (slice(0, 16), slice(16, 32)):
-        part = type(batch)(
-            batch.images[rows],
-            None,
-            batch.index[rows],
-            {},
-            lambda purpose, rows=rows: _rows(batch.draw(purpose), rows),
-        )
+
+        def draw(purpose: str, rows: slice = rows) -> Draws:
+            return _rows(batch.draw(purpose), rows)
+
+        part = type(batch)(batch.images[rows], None, batch.index[rows], {}, draw, draw)
         halves.append(trainer.objective.match(trainer.runner.bare, part).loss)
     assert abs((halves[0] + halves[1]) / 2 - whole) / whole > 0.05
 
 
-def _rows(draws, rows):  # type: ignore[no-untyped-def]
+def _rows(draws: Draws, rows: slice) -> Draws:
     return type(draws)(draws.key, draws.index[rows], draws.dtype)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_output_that_is_left_and_one_that_is_computed_again_agree(accumulation: int, tiny: Path) -> None:
+    """`batch.shared` gives a later phase the numbers of an earlier one, which `batch.draw` does not."""
+    common = (PLUGIN, f"train.accumulation={accumulation}", *QUICK)
+    weights = []
+    for again in ("false", "true"):
+        config = load_config(tiny, [*common, f"objective={{type: test_shared, again: {again}}}", f"name=again-{again}"])
+        trainer = Trainer(config)
+        trainer.train()
+        assert trainer.objective.compared >= 8 * accumulation
+        assert trainer.objective.differed == 0, "computed again with the same weights"
+        weights.append({n: p.detach() for n, p in trainer.runner.bare["generator"].named_parameters()})
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    config = load_config(tiny, [*common, "objective={type: test_shared, drawn: draw}", "name=apart"])
+    trainer = Trainer(config)
+    trainer.train()
+    assert trainer.objective.differed == trainer.objective.compared, "the check above can fail"
+
+
+@pytest.mark.parametrize("loss", ["nonsaturating", "wasserstein"])
+def test_the_gan_learns_the_same_from_images_that_are_left_as_from_images_computed_again(loss: str, tiny: Path) -> None:
+    weights = []
+    for leaves in (True, False):
+        config = load_config(
+            tiny, [f"objective={{type: gan, loss: {loss}, discriminator_steps: 2}}", *QUICK, f"name=leaves-{leaves}"]
+        )
+        trainer = Trainer(config)
+        first, *rest = trainer.objective.phases
+        assert first.leaves == ("generator",)
+        if not leaves:
+            trainer.objective.phases = (replace(first, leaves=()), *rest)
+        trainer.train()
+        weights.append([p.detach() for m in trainer.runner.bare.values() for p in m.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_lazy_phase_is_every_few_steps(tiny: Path) -> None:
