@@ -9,6 +9,8 @@ from typing import Any
 
 from gantk.config import Config, load_config, parse_config
 from gantk.config.loading import apply_overrides
+from gantk.recipes import recipes
+from gantk.recipes.choosing import choose
 from gantk.training.trainer import Trainer
 
 
@@ -33,7 +35,8 @@ def train(
     """Train as `gantk train` does, in this process.
 
     Args:
-        config: a `Config`, the mapping that a YAML file would hold, or such a file's path.
+        config: a `Config`, the mapping that a YAML file would hold, such a file's path, or a recipe's name. A run of a
+            recipe with overrides is named after them, as on the command line.
         overrides: `key.sub=value`, as on the command line (not with a `Config`, which is frozen and complete).
         resume: `auto` goes on from the run's newest checkpoint, `never` refuses a run that is there; else a checkpoint.
         allow_changes: resume although the config differs.
@@ -49,6 +52,8 @@ def train(
         settings = config
     elif isinstance(config, Mapping):
         settings = parse_config(apply_overrides(dict(config), overrides))
+    elif isinstance(config, str) and config in recipes():
+        settings = choose(None, [config, *overrides]).config
     else:
         settings = load_config(config, overrides)
     trainer = Trainer(settings, resume, allow_changes)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from gantk import __version__
+from gantk import __version__, recipe_commands
+from gantk.command_options import DeviceOption, is_main
 from gantk.errors import (
     CollapseError,
     ConfigError,
@@ -32,9 +33,15 @@ app = typer.Typer(
 
     A first run, with nothing downloaded:
 
-        gantk train --config configs/quickstart.yaml
+        gantk train quickstart
 
         gantk eval --ckpt quickstart
+
+    Your own images, and settings of your own:
+
+        gantk list
+
+        gantk train dcgan_mnist optimizer.lr=1e-3
 
     Exit codes: 0 done, 1 another process of the run was lost, 2 usage or config, 3 data, weights or a full disk, 4
     checkpoint, 5 diverged, 6 collapsed (eval --fail-on collapse; training with `collapse.action: stop`, or `rollback` when
@@ -42,63 +49,8 @@ app = typer.Typer(
 )
 app.add_typer(reference_app, name="reference")
 
-ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE", help="The run's YAML file, see configs/.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Laid over the file: train.batch_size=64"),
-]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu", help="`cpu` keeps off the accelerator.")]
-
-
-def _load(config: str, overrides: list[str] | None, name: str | None = None) -> Any:
-    from gantk.config import load_config
-
-    # In quotes: a name such as `42` or `no` is no number and no truth value.
-    return load_config(config, [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else [])])
-
-
-@app.command()
-def train(
-    config: ConfigOption,
-    overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="The run's name, instead of the config's.")] = None,
-    resume: Annotated[
-        str,
-        typer.Option(metavar="auto|never|PATH", help="Go on from the newest checkpoint, refuse to, or from this one."),
-    ] = "auto",
-    allow_changes: Annotated[bool, typer.Option("--allow-changes", help="Resume although the config differs.")] = False,
-) -> None:
-    """Train. The same command again goes on where it was.
-
-    gantk train --config configs/dcgan_mnist.yaml train.kimg=500 --name mnist-500
-
-    On several GPUs: accelerate launch --multi_gpu gantk/train.py --config configs/dcgan_lsun.yaml
-    """
-    from gantk.api import train as run_training
-
-    settings = _load(config, overrides, name)
-    run = run_training(settings, resume=resume, allow_changes=allow_changes)
-    if _is_main():
-        typer.echo(
-            f"done: {run.folder} (samples in {run.folder / 'samples'}); score it with: gantk eval --ckpt {settings.name}",
-            err=True,
-        )
-
-
-@app.command()
-def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
-    """Fetch and decode the data into the cache, on a login node say, and train nothing.
-
-    gantk prepare --config configs/dcgan_lsun.yaml
-    """
-    from gantk.data import open_dataset
-
-    settings = _load(config, overrides)
-    for data in (settings.data, *settings.extra_data.values()):
-        dataset = open_dataset(data, seed=settings.seed, device="cpu", progress=True)
-        typer.echo(dataset.description)
-        if dataset.commit is not None:
-            typer.echo(f"the hub's commit of {data.path}, to pin it by: data.revision={dataset.commit}")
+for name, command in recipe_commands.COMMANDS.items():
+    app.command(name)(command)
 
 
 @app.command("eval")
@@ -201,7 +153,7 @@ def evaluate(
         check, lines = scoring.verify_images(
             images, reference, device=device, extractor=extractor, skip_unreadable=skip_unreadable
         )
-        if _is_main():
+        if is_main():
             typer.echo(json.dumps(check.to_dict(), indent=1) if as_json else check.table())
             for line in lines:
                 typer.echo(line, err=True)
@@ -224,7 +176,7 @@ def evaluate(
         outcome = scoring.evaluate_images(
             images, reference, heldout, seed=seed or 0, device=device, skip_unreadable=skip_unreadable, **options
         )
-    if not _is_main():
+    if not is_main():
         return
     typer.echo(json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table())
     for line in outcome.notes:
@@ -301,35 +253,6 @@ def sample(
     typer.echo(str(out))
 
 
-@app.command("config")
-def show_config(config: ConfigOption, overrides: Overrides = None) -> None:
-    """Print the whole config with every default filled in, or say what is wrong with it.
-
-    gantk config --config configs/dcgan_mnist.yaml train.batch_size=256
-    """
-    from gantk.config import dump_yaml
-
-    typer.echo(dump_yaml(_load(config, overrides)), nl=False)
-
-
-@app.command()
-def doctor(
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="Also check what this run needs.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Say what this machine has, what a config needs, what is missing and how to get it.
-
-    gantk doctor --config configs/dcgan_lsun.yaml
-    """
-    from gantk.doctor import examine
-
-    settings = _load(config, overrides) if config else None
-    report = examine(settings)
-    typer.echo(report.text)
-    if report.exit_code:
-        raise typer.Exit(report.exit_code)
-
-
 @app.command()
 def export(
     ckpt: Annotated[str, typer.Option(metavar="RUN|PATH", help="As for `gantk eval`.")],
@@ -348,27 +271,6 @@ def export(
     typer.echo(str(out))
 
 
-@app.command("list")
-def list_all() -> None:
-    """List the runs, networks, objectives and losses there are."""
-    from gantk.losses import LOSSES
-    from gantk.networks import NETWORKS
-    from gantk.objectives import OBJECTIVES
-    from gantk.records import read_json
-    from gantk.runs import list_runs, runs_folder
-
-    for run in list_runs():
-        status = read_json(runs_folder() / run / "status.json") or {}
-        typer.echo(f"run        {run:24} {status.get('state', '?')}, {status.get('kimg') or 0:g} kimg")
-    for what, names in (
-        ("network", NETWORKS.names()),
-        ("objective", OBJECTIVES.names()),
-        ("loss", list(LOSSES)),
-    ):
-        for name in names:
-            typer.echo(f"{what:10} {name}")
-
-
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"gantk {__version__}")
@@ -383,10 +285,6 @@ def _options(
 ) -> None: ...
 
 
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; a user's mistake is one sentence on stderr."""
     code: int | str | None = 0
@@ -396,7 +294,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = stop.code
     except UserError as error:
         # A wrong config is wrong on every process, and all of them stop when they are asked to: that is said once.
-        if _is_main() or not isinstance(error, (ConfigError, InterruptedRunError, PreemptedError)):
+        if is_main() or not isinstance(error, (ConfigError, InterruptedRunError, PreemptedError)):
             typer.echo(f"gantk: {error}", err=True)
         code = error.exit_code
     except BrokenPipeError:

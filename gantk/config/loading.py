@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from gantk.config.schema import Config, OptimizerSettings, Section
 from gantk.errors import ConfigError
+from gantk.recipes import find_config, recipes
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,6 +54,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             if near
             else "name one that exists"
         )
+        if file.stem in recipes():
+            hint = f"the recipe of that name is given without a folder: `gantk train {file.stem}`"
         raise ConfigError(f"there is no config file {file}; {hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config file {file} cannot be read: {error}") from error
@@ -99,12 +102,13 @@ def _copy(value: Any) -> Any:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config in a YAML file, with overrides.
+    """The config of a recipe's name or in a YAML file, with overrides.
 
     Raises:
-        ConfigError: naming every error by its path, each with what would mend it.
+        ConfigError: naming every error by its path, each with what would fix it.
     """
-    return parse_config(apply_overrides(read_yaml(path), overrides), origin=str(path))
+    file = find_config(path)
+    return parse_config(apply_overrides(read_yaml(file), overrides), origin=str(file))
 
 
 def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Config:
@@ -330,11 +334,10 @@ def dump_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, each under its path with dots."""
     if isinstance(value, Mapping):
-        return {
-            k: v for key, item in value.items() for k, v in _flatten(item, f"{path}.{key}" if path else key).items()
-        }
+        return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()}
     return {path: value}
 
 
@@ -343,8 +346,8 @@ def keys_left_out(path: str | Path) -> dict[str, Any]:
 
     Of a file that `dump_yaml` wrote, those that have come since.
     """
-    written = _flatten(read_yaml(path))
-    whole = _flatten(load_config(path).model_dump(mode="json"))
+    written = flatten(read_yaml(path))
+    whole = flatten(load_config(path).model_dump(mode="json"))
     return {key: value for key, value in whole.items() if key not in written}
 
 
@@ -367,7 +370,7 @@ def with_ends(config: Config) -> Config:
 def differences(old: Config, new: Config) -> list[str]:
     """The keys that differ, as `key: old → new`."""
 
-    a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    a, b = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     missing = "(not set)"
     return [
         f"{key}: {a.get(key, missing)} → {b.get(key, missing)}"

@@ -14,7 +14,7 @@ from gantk.training.run_lock import RunLock
 
 # What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
 # (threads, device, number of processes) is announced when the checkpoint is loaded.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     *("train.kimg", "train.log_every_kimg", "train.threads", "train.device", "train.world_size", "train.compile"),
     *("train.on_nonfinite", "train.max_skipped"),
     *(
@@ -92,7 +92,7 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
     """What differs from the checkpoint's config, in sentences; raises CheckpointError unless they are allowed."""
     before = load_config(start.config_file)
     # A schedule without an end of its own ends with the training, so that a longer training has other rates.
-    changes = [d for d in differences(with_ends(before), with_ends(config)) if not d.startswith(_MAY_CHANGE)]
+    changes = [d for d in differences(with_ends(before), with_ends(config)) if not d.startswith(MAY_CHANGE)]
     if changes and not allow:
         follows = (
             f"; a schedule without `end_kimg` ends at `train.kimg`, which was {before.train.kimg:g} and is now "
@@ -109,5 +109,5 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
         f"the config of {start.folder} is of another version, and has no `{key}`, which is {value} now: the run goes on, "
         "but perhaps not as it would have"
         for key, value in keys_left_out(start.config_file).items()
-        if key not in changed and not key.startswith(_MAY_CHANGE)
+        if key not in changed and not key.startswith(MAY_CHANGE)
     ]

@@ -549,7 +549,7 @@ def test_version_and_help(gantk) -> None:  # type: ignore[no-untyped-def]
     from gantk import __version__
 
     assert gantk("--version").out == f"gantk {__version__}\n"
-    assert "configs/quickstart.yaml" in gantk("--help").out
+    assert "gantk train quickstart" in gantk("--help").out
     for command in ("train", "prepare", "eval", "sample", "config", "doctor", "export", "list"):
         result = gantk(command, "--help")
         assert result.code == 0

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from gantk.cli import app
+from gantk.recipes import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
@@ -109,8 +110,10 @@ def check(words: list[str]) -> None:
         if not hasattr(error, "format_message"):
             raise
         raise AssertionError(f"{shlex.join(words)}: {error.format_message()}") from error
-    for override in context.params.get("overrides") or ():
-        assert "=" in override, override
+    named = [word for word in context.params.get("words") or () if "=" not in word]
+    assert len(named) <= (0 if context.params.get("config") else 1), named
+    for word in named:
+        assert word in recipes() or word.endswith(".yaml") or word.isupper(), word
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -122,7 +125,7 @@ def test_the_command_line_takes_the_documents_commands(document: Path) -> None:
 def test_commands_are_found_and_wrong_ones_refused() -> None:
     assert len(list(commands((ROOT / "README.md").read_text()))) > 20
     for wrong in (
-        "    sbatch launch/slurm.sh configs/dcgan_lsun.yaml",
+        "    sbatch launch/slurm.sh --confg configs/dcgan_lsun.yaml",
         "`accelerate launch gantk/train.py --confg configs/tiny.yaml`",
         "    gantk eval --checkpoint run42",
         "`gantk evaluate --ckpt run42`",
@@ -130,7 +133,10 @@ def test_commands_are_found_and_wrong_ones_refused() -> None:
         (words,) = commands(wrong)
         with pytest.raises(AssertionError, match=r"[Nn]o such|[Mm]issing"):
             check(words)
-    for wrong in ("    gantk train --config configs/none.yaml", "`make quikstart`", "`python -m benchmarks.none`"):
+    for wrong in (
+        "    gantk train --config configs/none.yaml", "`make quikstart`", "`python -m benchmarks.none`",
+        "`gantk train quikstart`", "`gantk train --config configs/tiny.yaml tiny`", "`gantk train tiny ring`",
+    ):  # fmt: skip
         (words,) = commands(wrong)
         with pytest.raises(AssertionError):
             check(words)

@@ -70,6 +70,9 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
         for path in (base / package).rglob("*.py")
     }
     assert sources <= names
+    recipes = {f"gantk/recipes/configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")}
+    assert "gantk/recipes/configs/quickstart.yaml" in recipes
+    assert recipes == {name for name in names if name.endswith(".yaml")}
 
 
 def test_it_is_the_wheel_that_runs(installed: Path, folder: Path) -> None:
@@ -88,6 +91,17 @@ def test_train_and_evaluate_in_a_repository_with_packages_of_the_same_names(inst
     result = json.loads(scored.stdout)
     assert any(name.startswith("fd_") for name in result["metrics"])
     assert result["protocol"]["n_fake"] == 200
+
+
+def test_recipes_are_known_by_name_where_there_is_no_checkout(installed: Path, folder: Path) -> None:
+    listed = run([str(installed / "gantk"), "list"], folder)
+    assert listed.returncode == 0, listed.stderr
+    for file in (ROOT / "configs").glob("*.yaml"):
+        assert f"recipe     {file.stem} " in listed.stdout
+    arguments = ("tiny", "evaluate.every_kimg=1000", "train.kimg=0.064", "optimizer.lr=1e-3")
+    trained = run([str(installed / "gantk"), "train", *arguments], folder)
+    assert trained.returncode == 0, trained.stderr
+    assert (folder / "runs" / "tiny-lr-0.001" / "config.yaml").is_file()
 
 
 def test_accelerate_launches_it_without_a_checkout(installed: Path, folder: Path) -> None:

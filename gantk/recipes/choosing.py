@@ -1,0 +1,123 @@
+"""From the words of a command to the config of a run, and to its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gantk.config import Config, load_config
+from gantk.config.loading import apply_overrides, flatten, read_yaml
+from gantk.errors import ConfigError
+from gantk.recipes import find_config, recipes
+
+_LONGEST = 80
+"""Characters of a name made from overrides; longer ones are cut, and told apart by a hash."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The config that a command asks for."""
+
+    config: Config
+    notes: tuple[str, ...] = ()
+    """What the user should know about it, a sentence each."""
+
+
+def choose(config: str | None, words: Sequence[str] = (), *, name: str | None = None) -> Choice:
+    """The config of a command line.
+
+    Args:
+        config: the value of `--config`: a recipe's name or a YAML file, whose `name` stays the run's.
+        words: overrides as `key.sub=value`, and, in place of `config`, one recipe or file, whose overrides make a
+            name of their own.
+        name: the value of `--name`.
+
+    Raises:
+        ConfigError: for a recipe that is not there, and for every error in the config.
+    """
+    named = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    # In quotes: a name such as `42` or `no` is no number and no truth value.
+    own = [f"name={json.dumps(name)}"] if name is not None else []
+    if config is not None:
+        return Choice(load_config(config, [*words, *own]))
+    if not named:
+        raise ConfigError(
+            f"no recipe is given: name one, as `gantk train quickstart`, or a file with `--config FILE`; the recipes are: "
+            f"{', '.join(recipes())}"
+        )
+    if len(named) > 1:
+        raise ConfigError(
+            f"one recipe at a time, and there are {len(named)}: {', '.join(named)}; a setting is written as `key.sub=value`"
+        )
+    file = find_config(named[0])
+    chosen = load_config(file, [*overrides, *own])
+    if name is not None or any(override.partition("=")[0].strip() == "name" for override in overrides):
+        return Choice(chosen)
+    return _with_own_name(chosen, file, overrides)
+
+
+def _with_own_name(config: Config, file: Path, overrides: Sequence[str]) -> Choice:
+    """The same config under a name that tells its overrides, if they change what is trained."""
+    try:
+        before = flatten(load_config(file).model_dump(mode="json"))
+    except ConfigError:
+        # A file that is whole only with its overrides.
+        before = flatten(read_yaml(file))
+    called = name_for(config.name, before, flatten(config.model_dump(mode="json")), overrides)
+    if called == config.name:
+        return Choice(config)
+    note = f"this run is `{called}`, named after its overrides; give it another name with `--name`"
+    return Choice(config.model_copy(update={"name": called}), (note,))
+
+
+def name_for(base: str, before: Mapping[str, Any], after: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """A name for the run `base` with `overrides`, the same for the same settings in whatever way they are written.
+
+    Keys that may change between a run's checkpoint and its continuation (`train.kimg`, `evaluate.…`) do not count:
+    with another of those it is still the same run.
+
+    Args:
+        base: the name without overrides.
+        before: the flat config without overrides, after: with them.
+        overrides: as `key.sub=value`.
+    """
+    from gantk.training.start import MAY_CHANGE
+
+    changed = {
+        key: after.get(key)
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, ...) != after.get(key, ...) and not key.startswith(MAY_CHANGE)
+    }
+    if not changed:
+        return base
+    # What follows from an override, as another network's defaults do, is not part of the name.
+    written = flatten(apply_overrides({}, overrides))
+    shown = {key: value for key, value in changed.items() if key in written}
+    short = Counter(key.rpartition(".")[2] for key in after)
+    parts, whole = [], bool(shown)
+    for key, value in shown.items():
+        section, _, last = key.rpartition(".")
+        word = section if last == "type" else last if short[last] == 1 else key
+        text = _text(value)
+        whole = whole and re.fullmatch(r"[\w.-]+", text, re.ASCII) is not None
+        parts.append(f"{word}-{text}")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([base, *parts]))
+    if whole and len(name) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST - 9].rstrip('-')}-{digest}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "-".join(map(_text, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
