@@ -101,7 +101,7 @@ def test_recipes_are_known_by_name_where_there_is_no_checkout(installed: Path, f
     arguments = ("tiny", "evaluate.every_kimg=1000", "train.kimg=0.064", "optimizer.lr=1e-3")
     trained = run([str(installed / "gantk"), "train", *arguments], folder)
     assert trained.returncode == 0, trained.stderr
-    assert (folder / "runs" / "tiny-lr-0.001" / "config.yaml").is_file()
+    assert (Path(os.environ["GANTK_RUNS"]) / "tiny-lr-0.001" / "config.yaml").is_file()
 
 
 def test_accelerate_launches_it_without_a_checkout(installed: Path, folder: Path) -> None:
