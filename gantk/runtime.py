@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import numpy
@@ -409,6 +410,36 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    from torch.distributed.nn.functional import all_gather
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
 
-    return torch.cat(all_gather(rows.contiguous()))
+
+class _Gather(torch.autograd.Function):
+    """Concatenate every process's rows; the gradient of a row is the sum of what all processes send back for it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        own: Tensor = _SumOfOwnRows.apply(gradient)
+        return own
+
+
+class _SumOfOwnRows(torch.autograd.Function):
+    """The adjoint of `_Gather`: sum [world · N, …] over processes, and keep this process's N rows."""
+
+    @staticmethod
+    def forward(ctx: Any, gathered: Tensor) -> Tensor:
+        # A copy: what autograd hands over must not be changed.
+        total = gathered.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gathered: Tensor = _Gather.apply(gradient)
+        return gathered

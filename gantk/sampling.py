@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,12 +81,47 @@ def build_objective(config: Config, shape: ImageShape) -> Objective:
     return OBJECTIVES.get(game.type)(game, family)
 
 
+class NetworksByName(dict[str, nn.Module]):
+    """Networks by name; one that the loaded folder lacks is a sentence and not a network with random weights."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], folder: Path | None = None) -> None:
+        super().__init__(networks)
+        self.folder = folder
+        """The checkpoint or export that they were loaded from."""
+
+    def __missing__(self, name: str) -> nn.Module:
+        if self.folder is None:
+            raise KeyError(name)
+        raise CheckpointError(
+            f"{self.folder} has no network `{name}` ({name}.safetensors), which this objective uses here: take a "
+            "checkpoint of the run itself, or export it again with this version of gantk"
+        )
+
+
+class _Recording(Mapping[str, nn.Module]):
+    """Networks by name, with the names that were asked for."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self._networks, self.asked = networks, set[str]()
+
+    def __getitem__(self, name: str) -> nn.Module:
+        self.asked.add(name)
+        return self._networks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.asked.update(self._networks)
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+
 class Sampler:
     """Draws samples from an objective's networks.
 
     Args:
         objective: knows what a sample is.
-        networks: the averaged ones, as a rule.
+        networks: those that differ from the objective's own: the averaged ones, as a rule.
         shape: of the images, and the classes there are.
         seed: of the samples.
         device: where the networks are.
@@ -101,7 +136,9 @@ class Sampler:
         device: torch.device,
     ) -> None:
         self.objective, self.shape, self.seed, self.device = objective, shape, seed, device
-        self.networks = {**objective.networks, **networks}
+        self.networks: dict[str, nn.Module] = NetworksByName(
+            {**objective.networks, **networks}, getattr(objective.networks, "folder", None)
+        )
         self.dtype = next(next(iter(networks.values())).parameters()).dtype
 
     @property
@@ -145,19 +182,29 @@ class Sampler:
             labels = self.labels(index)
         return self.decode(self.latent(index, truncation), labels)
 
-    @torch.no_grad()
     def decode(self, latent: Tensor, labels: np.ndarray | None) -> Tensor:
         """Images float [N, C, H, W] in [−1, 1] of any latents [N, latent_dim], and classes int64 [N]."""
+        return self._decode(self.networks, latent, labels)
+
+    @torch.no_grad()
+    def _decode(self, networks: Mapping[str, nn.Module], latent: Tensor, labels: np.ndarray | None) -> Tensor:
         classes = torch.as_tensor(labels, device=self.device) if labels is not None and self.conditional else None
         was = {name: network.training for name, network in self.networks.items()}
         for network in self.networks.values():
             network.eval()
         # In full precision whatever the training's: a score should not depend on how the model was trained.
         with torch.autocast(self.device.type, enabled=False):
-            images = self.objective.generate(self.networks, latent, classes)
+            images = self.objective.generate(networks, latent, classes)
         for name, network in self.networks.items():
             network.train(was[name])
         return images
+
+    def networks_used(self) -> set[str]:
+        """The names of the networks that a sample goes through, found by drawing two."""
+        recording = _Recording(self.networks)
+        index = np.arange(2)
+        self._decode(recording, self.latent(index), self.labels(index))
+        return recording.asked
 
     def grid(self, count: int) -> tuple[np.ndarray, int | None, Sequence[str] | None]:
         """Fixed samples to look at: images, columns, and a caption for each row.
@@ -196,17 +243,37 @@ def load_sampler(
             f"{checkpoint.folder / 'state.json'} has no image shape: take another checkpoint"
         ) from error
     objective = build_objective(config, shape)
-    networks = {}
-    for name in objective.averaged:
-        network = objective.networks[name]
-        checkpoint.load_network(f"{name}.ema", network)
-        networks[name] = network.to(device).eval().requires_grad_(False)
-    for name, network in objective.networks.items():
-        if name not in networks:
-            network.to(device)
+    loaded = {}
+    for name in list(objective.networks):
+        stem = f"{name}.ema" if name in objective.averaged else name
+        # An export holds the networks that samples go through, and no others.
+        if name in objective.averaged or checkpoint.has(stem):
+            loaded[name] = _placed(objective.networks[name], config, device).eval().requires_grad_(False)
+            checkpoint.load_network(stem, loaded[name])
+    lacking = objective.networks.keys() - loaded.keys()
+    objective.networks = NetworksByName(loaded, checkpoint.folder)
+    # As `Trainer` does: its own state has no memory layout of images.
+    objective.to(device=device, dtype=_dtype(config))
     if checkpoint.has("objective"):
         checkpoint.load_network("objective", objective)
-    return Sampler(objective.to(device), networks, shape, config.seed if seed is None else seed, device), config
+    averaged = {name: loaded[name] for name in objective.averaged}
+    sampler = Sampler(objective, averaged, shape, config.seed if seed is None else seed, device)
+    if lacking:
+        # Now, and not when real images have been read.
+        sampler.networks_used()
+    return sampler, config
+
+
+def _dtype(config: Config) -> torch.dtype:
+    return torch.float64 if config.train.precision == "float64" else torch.float32
+
+
+def _placed(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """On the device, in the precision and the memory layout in which it was trained: its samples are then bit for bit
+    those that training drew on such a device.
+    """
+    network = network.to(device=device, dtype=_dtype(config))
+    return network.to(memory_format=torch.channels_last) if config.train.channels_last else network
 
 
 def write_samples(
@@ -314,10 +381,10 @@ def export_generator(checkpoint: Checkpoint, out: Path) -> None:
     """
     if out.exists():
         raise UserError(f"`--out {out}` is there already: give a new folder")
-    config = load_config(checkpoint.config_file)
-    shape = ImageShape.from_json(checkpoint.state["shape"])
-    objective = build_objective(config, shape)
-    tensors = {f"{name}.ema": checkpoint.tensors(f"{name}.ema") for name in objective.averaged}
+    sampler, _ = load_sampler(checkpoint)
+    averaged = sampler.objective.averaged
+    stems = {name if name not in averaged else f"{name}.ema" for name in {*averaged, *sampler.networks_used()}}
+    tensors = {stem: checkpoint.tensors(stem) for stem in sorted(stems)}
     if checkpoint.has("objective"):
         tensors["objective"] = checkpoint.tensors("objective")
     kept = ("step", "images", "shape", "data_sha256", "data_identity")

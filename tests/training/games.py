@@ -235,3 +235,24 @@ class Shared(GAN):
         self.differed += int(not torch.equal(left, again))
         fake = left if left.requires_grad and not self.config.again else again
         return Terms(self.adversarial.generator(self.judge(networks, fake)).mean())
+
+
+class TwoNetworksConfig(GANConfig):
+    type: Literal["test_two_networks"] = "test_two_networks"  # type: ignore[assignment]
+    reuse_fakes: bool = False
+
+
+@OBJECTIVES.register("test_two_networks")
+class TwoNetworks(GAN):
+    """A sample goes through an averaged network and one that is not averaged."""
+
+    Config = TwoNetworksConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.networks["second"] = family.make("generator")
+        self.phases = (*self.phases[:-1], replace(self.phases[-1], trains=("generator", "second")))
+
+    def generate(self, networks: Networks, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        images: Tensor = (networks["generator"](z, labels) + networks["second"](z, labels)) / 2
+        return images

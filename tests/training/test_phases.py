@@ -95,6 +95,7 @@ NOT_PLAYED = {
     "test_dropout": "its noise comes from each process's own generator",
     "test_poison": "its gradients are no numbers",
     "test_reads_its_loss": "as `gan`, but slower",
+    "test_two_networks": "as `gan`, with a second generator",
 }
 
 
@@ -256,6 +257,23 @@ def test_the_gan_learns_the_same_from_images_that_are_left_as_from_images_comput
         trainer.train()
         weights.append([p.detach() for m in trainer.runner.bare.values() for p in m.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_what_is_gathered_is_differentiated_twice_and_warns_of_nothing(tmp_path: Path, launch) -> None:  # type: ignore[no-untyped-def]
+    """The sum over all rows of their squares' cubes, on two processes, against the whole on one."""
+    done = launch(2, "gathered", tmp_path, tmp_path / "found")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "deprecated" not in done.stderr
+    rows = torch.arange(1.0, 13.0, dtype=torch.float64).view(4, 3).requires_grad_()
+    (first,) = torch.autograd.grad(rows.square().sum(1).pow(3).sum(), rows, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), rows)
+    for rank in range(2):
+        found = load_file(f"{tmp_path / 'found'}.{rank}")
+        own = slice(2 * rank, 2 * rank + 2)
+        assert torch.equal(found["whole"], rows.detach())
+        # Each of two processes has the whole's loss, and sends its gradient back.
+        torch.testing.assert_close(found["first"], 2 * first[own].detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found["second"], 8 * second[own], rtol=1e-12, atol=0)
 
 
 def test_lazy_phase_is_every_few_steps(tiny: Path) -> None:

@@ -18,6 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 import gantk
 from gantk.config import Config, load_config
 from gantk.errors import PreemptedError, UserError
+from gantk.runtime import gather_with_gradient
 from gantk.training.hooks import Hook
 from gantk.training.phases import PhaseRunner
 from gantk.training.run_lock import RunLock
@@ -244,11 +245,27 @@ def reductions(config: Config, out: str) -> None:
     trainer.runtime.barrier()
 
 
+def gathered(config_file: str, out: str, overrides: list[str]) -> None:
+    """Gathers rows, and leaves the first and second derivatives of a function of all of them."""
+    import warnings
+
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    own = torch.arange(1.0, 13.0, dtype=torch.float64).view(2, 2, 3)[rank].requires_grad_()
+    whole = gather_with_gradient(own)
+    (first,) = torch.autograd.grad(whole.square().sum(1).pow(3).sum(), own, create_graph=True)
+    (second,) = torch.autograd.grad(gather_with_gradient(first).square().sum(), own)
+    found = {"whole": whole.detach(), "first": first.detach(), "second": second.detach()}
+    save_file({name: value.contiguous() for name, value in found.items()}, f"{out}.{rank}")
+    dist.destroy_process_group()
+
+
 OF_A_CONFIG = {
     "train": lambda config, out: gantk.train(config),
     **{each.__name__: each for each in (batches, drawn, opened, poison, reductions, unlogged)},
 }
-OF_A_FILE = {each.__name__: each for each in (boundaries, faults, gradients)}
+OF_A_FILE = {each.__name__: each for each in (boundaries, faults, gathered, gradients)}
 
 
 def main() -> None:
