@@ -32,3 +32,7 @@ def __getattr__(name: str) -> Any:
 
         return load_config
     raise AttributeError(f"module 'gantk' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -45,6 +45,36 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     assert modules_after(code).isdisjoint(HEAVY)
 
 
+IMPORT_ALL = """
+import importlib, inspect, pkgutil
+import gantk, gantk_eval
+assert {"train", "load_config", "__version__"} <= set(dir(gantk)), dir(gantk)
+before = gantk.train
+for package in (gantk, gantk_eval):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+assert {"train", "load_config", "__version__"} <= set(dir(gantk)), dir(gantk)
+assert inspect.signature(gantk.train).parameters.keys() == inspect.signature(before).parameters.keys()
+for package in (gantk, gantk_eval):
+    for name in package.__all__:
+        thing = getattr(package, name)
+        assert callable(thing) or isinstance(thing, str), (package, name)
+from gantk.train import main
+from gantk import train
+assert callable(main)
+for number, call in enumerate((gantk.train, train, before)):
+    run = call("configs/tiny.yaml", f"name=run{number}", "train.kimg=0.064", "evaluate.every_kimg=99", resume="never")
+    assert (run.folder / "checkpoints").is_dir()
+print("TRAINED", number + 1)
+"""
+
+
+def test_a_tool_that_imports_every_module_leaves_the_functions_of_the_packages(project_root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, cwd=project_root)
+    assert done.stdout.endswith("TRAINED 3\n"), done.stderr
+
+
 def test_the_check_on_heavy_imports_can_fail() -> None:
     assert "numpy" in modules_after("import numpy")
 
