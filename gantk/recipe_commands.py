@@ -64,14 +64,14 @@ def prepare(words: Words = None, config: ConfigOption = None) -> None:
 
     gantk prepare dcgan_lsun
     """
-    from gantk.data import open_dataset
+    from gantk.data import open_datasets
 
     settings = _chosen(config, words)
-    for data in (settings.data, *settings.extra_data.values()):
-        dataset = open_dataset(data, seed=settings.seed, device="cpu", progress=True)
+    for name, dataset in open_datasets(settings, progress=True).items():
         typer.echo(dataset.description)
         if dataset.commit is not None:
-            typer.echo(f"the hub's commit of {data.path}, to pin it by: data.revision={dataset.commit}")
+            at, path = f"extra_data.{name}" if name else "data", settings.sources[name].path
+            typer.echo(f"the hub's commit of {path}, to pin it by: {at}.revision={dataset.commit}")
 
 
 def show_config(words: Words = None, config: ConfigOption = None) -> None:

@@ -21,7 +21,7 @@ from gantk_eval.verify import Verification, verify
 
 from gantk import records
 from gantk.config import load_config
-from gantk.data import Dataset, open_dataset
+from gantk.data import Dataset, open_datasets
 from gantk.errors import ConfigError, DataError
 from gantk.runs import find_checkpoint
 from gantk.runtime import connect
@@ -157,7 +157,7 @@ def evaluate_checkpoint(
     place, is_main = connect(device)
     found = find_checkpoint(spec)
     sampler, config = load_sampler(found.checkpoint, place, seed)
-    dataset = open_dataset(config.data, seed=config.seed, device=place, progress=is_main)
+    dataset = open_datasets(config, device=place, progress=is_main, names=[""])[""]
     notes = [f"scored {found.sentence}"]
     if not dataset.is_that_of(found.checkpoint.state):
         notes.append("warning: the images are not those that the model was trained on")
@@ -300,6 +300,6 @@ def open_image_set(path: str, skip_unreadable: bool = False) -> tuple[ImageSet, 
     """The images at `path`, and the held-out ones, where `path` is a config (whose data is meant)."""
     if Path(path).suffix in (".yaml", ".yml"):
         config = load_config(path)
-        dataset = open_dataset(config.data, seed=config.seed, device="cpu", progress=True)
+        dataset = open_datasets(config, progress=True, names=[""])[""]
         return dataset.train, dataset.heldout
     return open_images(path, skip_unreadable=skip_unreadable), None

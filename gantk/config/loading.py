@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gantk.config.schema import Config, OptimizerSettings, Section
+from gantk.config.schema import AGREED_IN_PAIRS, Config, OptimizerSettings, Section
 from gantk.errors import ConfigError
 from gantk.recipes import find_config, recipes
 
@@ -305,11 +305,36 @@ def _cross_check(config: Config) -> list[str]:
     for name, extra in config.extra_data.items():
         if extra.resolution != config.data.resolution:
             problems.append(f"`extra_data.{name}.resolution` differs from `data.resolution`: make them equal")
+        problems += _misfits_of_pair(config, name)
     for name in ("", *config.optimizer.phases):
         settings, at = config.optimizer.of(name), f"optimizer.phases.{name}" if name else "optimizer"
         if settings.type == "sgd" and settings.nesterov and settings.momentum == 0:
             problems.append(f"`{at}.nesterov` needs `{at}.momentum` above 0: set it, or take nesterov out")
     return problems
+
+
+def _misfits_of_pair(config: Config, name: str) -> list[str]:
+    extra, at = config.extra_data[name], f"extra_data.{name}"
+    if extra.paired_with is None:
+        return []
+    if "data" in config.extra_data:
+        return ["`extra_data.data` has the name by which `paired_with` means the main source: give it another"]
+    try:
+        leader = config.order_of(name)
+    except ValueError as error:
+        return [str(error)]
+    other, where = config.sources[leader], f"extra_data.{leader}" if leader else "data"
+    for source, path in ((extra, at), (other, where)):
+        if source.source in ("mixture", "stacked_mnist"):
+            return [
+                f"`{at}.paired_with` goes with stored images, and `{path}.source: {source.source}` makes its samples"
+            ]
+    return [
+        f"`{at}.{key}: {getattr(extra, key)}` differs from `{where}.{key}: {getattr(other, key)}`, and their rows belong "
+        "together (`paired_with`): make them equal, or leave it out there"
+        for key in AGREED_IN_PAIRS
+        if getattr(extra, key) != getattr(other, key)
+    ]
 
 
 def indivisible(config: Config, processes: int) -> str | None:

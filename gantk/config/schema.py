@@ -6,6 +6,7 @@ Network and objective settings are checked by the classes beside the networks an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,6 +148,18 @@ class DataConfig(Section):
             return
         if self.resolution != 1 or self.channels is not None or self.flip:
             raise ValueError("points have no `resolution`, `channels` or `flip`: take them out")
+
+
+class ExtraDataConfig(DataConfig):
+    """A further source, with the keys of `data`."""
+
+    paired_with: str | None = None
+    """`data`, or the name of another of `extra_data`: row i of both belongs together. Both then come in the same order, with
+    the same flips, held-out share and `limit`, and must have equally many images. Default: an order of its own."""
+
+
+AGREED_IN_PAIRS = ("flip", "limit", "heldout_fraction")
+"""Keys that a paired source takes from the one it is paired with."""
 
 
 class ScheduleConfig(Section):
@@ -331,7 +344,7 @@ class Config(Section):
     plugins: tuple[str, ...] = ()
     """Modules to import first: your own networks and objectives register themselves there."""
     data: DataConfig
-    extra_data: dict[str, DataConfig] = {}
+    extra_data: dict[str, ExtraDataConfig] = {}
     """Further sources, by name, for games that play on several (two-domain translation, say)."""
     network: SerializeAsAny[Section]
     """`type` names a network family; its settings stand beside its class in `gantk/networks/`."""
@@ -359,8 +372,59 @@ class Config(Section):
 
         return OBJECTIVES.configure(value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_agree(cls, values: Any) -> Any:
+        """Lay the keys that pairs have in common over the paired sources that do not set them."""
+        extras = values.get("extra_data") if isinstance(values, dict) else None
+        if not isinstance(extras, dict):
+            return values
+        sources = {"data": values.get("data"), **extras}
+        whole = {}
+        for name, extra in extras.items():
+            leader = _leader({k: v.get("paired_with") for k, v in sources.items() if isinstance(v, dict)}, name)
+            if isinstance(extra, dict) and leader is not None and leader != name:
+                extra = {**{k: v for k, v in sources[leader].items() if k in AGREED_IN_PAIRS}, **extra}
+            whole[name] = extra
+        return {**values, "extra_data": whole}
+
+    @property
+    def sources(self) -> dict[str, DataConfig]:
+        """All sources of data by name; the main one's is empty."""
+        return {"": self.data, **self.extra_data}
+
+    def order_of(self, name: str) -> str:
+        """The name of the source whose order and split the source `name` has: its own, or that of the one it is paired with.
+
+        Raises:
+            ValueError: where a pair names no source, or its names lead in a circle.
+        """
+        if not name:
+            return name
+        leader = _leader({"data": None, **{k: extra.paired_with for k, extra in self.extra_data.items()}}, name)
+        if leader is None:
+            names = ", ".join(["data", *(other for other in self.extra_data if other != name)])
+            raise ValueError(
+                f"`extra_data.{name}.paired_with` does not lead to a source of its own order: name one of {names}"
+            )
+        return "" if leader == "data" and self.extra_data[name].paired_with is not None else leader
+
     @property
     def run_folder(self) -> Path:
         from gantk.runs import runs_folder
 
         return runs_folder() / self.name
+
+
+def _leader(paired_with: Mapping[str, Any], name: str) -> str | None:
+    """The source at the end of the chain of pairs that begins at `name`; None where there is no such source."""
+    passed: set[str] = set()
+    while name not in passed:
+        passed.add(name)
+        if name not in paired_with:
+            return None
+        partner = paired_with[name]
+        if partner is None:
+            return name
+        name = str(partner)
+    return None

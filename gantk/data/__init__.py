@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gantk.data.dataset import Dataset, open_dataset
+    from gantk.data.dataset import Dataset, open_dataset, open_datasets
     from gantk.data.report import DataReport, inspect
     from gantk.data.sampler import shuffled_indices
     from gantk.data.store import Store
 
-__all__ = ["DataReport", "Dataset", "Store", "inspect", "open_dataset", "shuffled_indices"]
+__all__ = ["DataReport", "Dataset", "Store", "inspect", "open_dataset", "open_datasets", "shuffled_indices"]
 
 _WHERE = {
     "DataReport": "report",
@@ -18,6 +18,7 @@ _WHERE = {
     "Store": "store",
     "inspect": "report",
     "open_dataset": "dataset",
+    "open_datasets": "dataset",
     "shuffled_indices": "sampler",
 }
 

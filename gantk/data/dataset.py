@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ import psutil
 import torch
 from gantk_eval.errors import DataError
 
-from gantk.config.schema import DataConfig
+from gantk.config.schema import Config, DataConfig
 from gantk.data.cache import NoRoomError, look_through, open_decoded
 from gantk.data.damaged import Damaged, Tolerance
 from gantk.data.sources import Source, open_sources
@@ -101,31 +102,112 @@ def open_dataset(
     device = torch.device(device)
     if config.source in ("mixture", "stacked_mnist"):
         return _open_made(config, seed, device, progress)
+    found = _find(config, progress)
+    return _divide(found, _rows_of([found], seed), device)
+
+
+def open_datasets(
+    config: Config, *, device: torch.device | str = "cpu", progress: bool = False, names: Collection[str] | None = None
+) -> dict[str, Dataset]:
+    """All sources of a config (or those of `names`), as `open_dataset` opens them; the main one's name is empty.
+
+    The rows of paired sources stay together: the same of them are held out, an image that is damaged in one of them is left
+    out of all, and the labels of the first decide where classes give their shares.
+    Raises DataError as `open_dataset` does, and where sources that are paired have not equally many images.
+    """
+    device = torch.device(device)
+    wanted = [name for name in config.sources if names is None or name in names]
+    opened: dict[str, Dataset] = {}
+    for order in dict.fromkeys(config.order_of(name) for name in wanted):
+        group = [name for name in config.sources if config.order_of(name) == order]
+        if len(group) == 1:
+            opened[order] = open_dataset(config.sources[order], seed=config.seed, device=device, progress=progress)
+            continue
+        group.sort(key=lambda name: name != order)
+        found = {name: _find(config.sources[name], progress) for name in group}
+        _check_pairs({f"extra_data.{name}" if name else "data": each for name, each in found.items()})
+        rows = _rows_of(list(found.values()), config.seed)
+        opened |= {name: _divide(each, rows, device) for name, each in found.items()}
+    return {name: opened[name] for name in wanted}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One source, decoded, before it is divided into training and held-out images."""
+
+    config: DataConfig
+    train_source: Source
+    train: _Opened
+    heldout_source: Source | None
+    heldout: _Opened | None
+    """Held-out images of their own, where there are any."""
+
+
+_Rows = tuple[np.ndarray, np.ndarray]
+"""int64: the training images among those of `_Found.train`, and the held-out ones, among those of `_Found.heldout` where it has
+any of their own."""
+
+
+def _find(config: DataConfig, progress: bool) -> _Found:
     train_source, heldout_source = open_sources(config, progress=progress)
     transform = Transform(config.resolution, config.channels)
     tolerance = Tolerance(config.on_bad_image == "skip", config.max_bad_images)
     train = _open(train_source, transform, config.storage, tolerance, progress)
-    height, width, channels = train.pixels.shape
-    everything = train.good
-    if heldout_source is None:
-        heldout = train
-        labels = None if train.labels is None else train.labels[everything]
-        heldout_rows = everything[heldout_share(len(everything), config.heldout_fraction, seed, labels)]
+    heldout = None
+    if heldout_source is not None:
+        decided: Channels = 1 if train.pixels.shape[2] == 1 else 3
+        heldout = _open(heldout_source, replace(transform, channels=decided), config.storage, tolerance, progress)
+    return _Found(config, train_source, train, heldout_source, heldout)
+
+
+def _rows_of(together: Sequence[_Found], seed: int) -> _Rows:
+    """The rows that sources whose rows belong together have in common, divided by the labels of the first."""
+    first = together[0]
+    everything = reduce(np.intersect1d, [found.train.good for found in together])
+    if first.heldout is not None:
+        own = [found.heldout.good for found in together if found.heldout is not None]
+        train_rows, heldout_rows = everything, reduce(np.intersect1d, own)
+    else:
+        labels = None if first.train.labels is None else first.train.labels[everything]
+        heldout_rows = everything[heldout_share(len(everything), first.config.heldout_fraction, seed, labels)]
         if len(heldout_rows) >= len(everything):
             raise DataError(
-                f"{train_source.description} holds {train.count} image, too few to set a held-out one apart; add images"
+                f"{first.train_source.description} holds {first.train.count} image, too few to set a held-out one apart; "
+                "add images"
             )
         train_rows = np.setdiff1d(everything, heldout_rows)
+    return train_rows[: first.config.limit], heldout_rows
+
+
+def _check_pairs(found: Mapping[str, _Found]) -> None:
+    """Raises DataError where sources whose rows belong together, by their keys, are not equally long."""
+    (first, one), *others = found.items()
+    for name, other in others:
+        for what, a, b in (
+            ("images", one.train, other.train),
+            ("held-out images of its own", one.heldout, other.heldout),
+        ):
+            counts = [0 if opened is None else opened.count for opened in (a, b)]
+            if counts[0] != counts[1]:
+                raise DataError(
+                    f"{first} has {counts[0]:,} {what} and {name} has {counts[1]:,}, and their rows belong together "
+                    "(`paired_with`): give both equally many, in the same order"
+                )
+
+
+def _divide(found: _Found, rows: _Rows, device: torch.device) -> Dataset:
+    config, train_source, train = found.config, found.train_source, found.train
+    train_rows, heldout_rows = rows
+    height, width, channels = train.pixels.shape
+    if found.heldout is None or found.heldout_source is None:
+        heldout = train
         heldout_labels = None if train.labels is None else train.labels[heldout_rows]
         heldout_name = f"{train_source.description}, held-out share"
     else:
-        decided: Channels = 1 if channels == 1 else 3
-        heldout = _open(heldout_source, replace(transform, channels=decided), config.storage, tolerance, progress)
-        train_rows, heldout_rows = everything, heldout.good
-        heldout_labels = _same_classes(train, heldout, heldout_source)
+        heldout = found.heldout
+        heldout_labels = _same_classes(train, heldout, found.heldout_source)
         heldout_labels = None if heldout_labels is None else heldout_labels[heldout_rows]
-        heldout_name = heldout_source.description
-    train_rows = train_rows[: config.limit]
+        heldout_name = found.heldout_source.description
     train_labels = None if train.labels is None else train.labels[train_rows]
     num_classes = _count_classes(train)
     # Of a few images kept some classes may be absent, and samples are asked for all of them: names say how many there are.

@@ -12,20 +12,22 @@ from functools import lru_cache
 import torch
 
 
-@lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, size: int) -> torch.Tensor:
+@lru_cache(maxsize=8)
+def permutation(seed: int, epoch: int, size: int, source: str = "") -> torch.Tensor:
     """The order of an epoch: int64 [size], a permutation of 0 ... size - 1. Do not change it in place."""
     # Neighbouring seeds and epochs must not give related generators, so that both go through a hash.
-    digest = hashlib.sha256(f"gantk order {seed} {epoch}".encode()).digest()
+    name = f" {source}" if source else ""
+    digest = hashlib.sha256(f"gantk order {seed} {epoch}{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.randperm(size, generator=generator)
 
 
-def shuffled_indices(positions: torch.Tensor | range, size: int, seed: int) -> torch.Tensor:
+def shuffled_indices(positions: torch.Tensor | range, size: int, seed: int, source: str = "") -> torch.Tensor:
     """Which image stands at each of some positions of the endless stream.
 
     `positions`: int64 [n], each at least 0, in any order. Position p belongs to epoch p // size and is
-    element p % size of that epoch's permutation, so each image comes exactly once an epoch.
+    element p % size of that epoch's permutation, so each image comes exactly once an epoch. `source`: the name of one of
+    several sources, each of which has an order of its own.
     Returns int64 [n] on the CPU, each in 0 ... size - 1. Raises ValueError for an empty data set or a
     negative position.
     """
@@ -40,11 +42,11 @@ def shuffled_indices(positions: torch.Tensor | range, size: int, seed: int) -> t
         raise ValueError("positions must not be negative")
     if lowest // size == highest // size:
         # All but one batch of an epoch.
-        return permutation(seed, lowest // size, size)[positions - lowest // size * size]
+        return permutation(seed, lowest // size, size, source)[positions - lowest // size * size]
     epochs = positions.div(size, rounding_mode="floor")
     offsets = positions - epochs * size
     indices = torch.empty_like(positions)
     for epoch in epochs.unique().tolist():
         here = epochs == epoch
-        indices[here] = permutation(seed, epoch, size)[offsets[here]]
+        indices[here] = permutation(seed, epoch, size, source)[offsets[here]]
     return indices

@@ -23,15 +23,19 @@ class Stream:
     """One source: the shuffled epochs of a dataset one after another, normalised and flipped on the device; points, which
     are floating-point numbers already, are taken as they are.
 
-    The image at position p of the stream depends on (seed, p) alone.
+    The image at position p of the stream depends on (seed, order, p) alone. `order`: the name of the source whose order and
+    flips these are, its own or that of the one it is paired with; the main source's is empty.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, flip: bool, device: torch.device, dtype: torch.dtype) -> None:
-        self.dataset, self.seed, self.flip = dataset, seed, flip
+    def __init__(
+        self, dataset: Dataset, seed: int, flip: bool, device: torch.device, dtype: torch.dtype, order: str = ""
+    ) -> None:
+        self.dataset, self.seed, self.flip, self.order = dataset, seed, flip, order
+        self._flip_key = key_of(seed, "flip", *([order] if order else []))
         self.device, self.dtype = device, dtype
 
     def indices(self, positions: Tensor) -> Tensor:
-        return shuffled_indices(positions, len(self.dataset.train), self.seed)
+        return shuffled_indices(positions, len(self.dataset.train), self.seed, self.order)
 
     def take(self, positions: Tensor, upcoming: Tensor | None, on_device: Tensor | None = None) -> Images:
         """Images at int64 positions [N] on the CPU; `upcoming` are those of the next call, which slow storage starts to
@@ -45,7 +49,7 @@ class Stream:
         images = normalised(pixels, self.dtype)
         if self.flip:
             places = positions.to(self.device) if on_device is None else on_device
-            mirrored = Draws(key_of(self.seed, "flip"), places).integers(2).bool()
+            mirrored = Draws(self._flip_key, places).integers(2).bool()
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         labels = self.dataset.train.label_of(indices)
         return Images(images, None if labels is None else labels.to(self.device, non_blocking=True))

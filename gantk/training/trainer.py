@@ -12,7 +12,7 @@ import torch
 from gantk import records
 from gantk.allocator import release_freed_memory
 from gantk.config import Config, dump_yaml
-from gantk.data import Dataset, open_dataset
+from gantk.data import Dataset, open_datasets
 from gantk.errors import CheckpointError, DataError, PeerLostError, full_disk
 from gantk.progress import Progress
 from gantk.runtime import Runtime
@@ -108,13 +108,10 @@ class Trainer:
 
     def _prepare(self, start: Checkpoint | None) -> None:
         config, runtime = self.config, self.runtime
-        self.dataset = open_dataset(config.data, seed=config.seed, device=runtime.device, progress=runtime.is_main)
-        self.extra = {
-            name: open_dataset(data, seed=config.seed, device=runtime.device, progress=runtime.is_main)
-            for name, data in config.extra_data.items()
-        }
-        for dataset in (self.dataset, *self.extra.values()):
-            self._check_size(dataset)
+        datasets = open_datasets(config, device=runtime.device, progress=runtime.is_main)
+        for name, dataset in datasets.items():
+            self._check_fits(f"extra_data.{name}" if name else "data", dataset, datasets[""])
+        self.dataset, self.extra = datasets[""], {name: dataset for name, dataset in datasets.items() if name}
         release_freed_memory()
         shape = ImageShape.of(self.dataset)
         self.objective = build_objective(config, shape)
@@ -130,12 +127,8 @@ class Trainer:
         self.runner = PhaseRunner(self.objective, runtime, config.train, config.optimizer)
         self.guard.check(self.runner.players)
         streams = {
-            name: Stream(dataset, config.seed, data.flip, runtime.device, runtime.dtype)
-            for (name, dataset), data in zip(
-                {"": self.dataset, **self.extra}.items(),
-                [config.data, *config.extra_data.values()],
-                strict=True,
-            )
+            name: Stream(datasets[name], config.seed, data.flip, runtime.device, runtime.dtype, config.order_of(name))
+            for name, data in config.sources.items()
         }
         self.batches = Batches(
             streams.pop(""),
@@ -165,11 +158,16 @@ class Trainer:
         if runtime.is_main:
             self._open_records(start)
 
-    def _check_size(self, dataset: Dataset) -> None:
+    def _check_fits(self, name: str, dataset: Dataset, main: Dataset) -> None:
         if len(dataset.train) < self.config.train.batch_size:
             raise DataError(
                 f"there are {len(dataset.train)} training images, fewer than `train.batch_size: {self.config.train.batch_size}`: "
                 "lower it, or add images"
+            )
+        if dataset.channels != main.channels:
+            raise DataError(
+                f"the images of {name} have {dataset.channels} channels, and those of data {main.channels}, and networks are made "
+                f"for one number: set `data.channels` and `{name}.channels` to the same, 1 or 3"
             )
 
     def _setup_objective(self) -> None:

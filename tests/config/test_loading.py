@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from gantk.config import Config, differences, dump_yaml, load_config, parse_config
 from gantk.config.loading import apply_overrides, expand_path, read_yaml
-from gantk.errors import ConfigError
+from gantk.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -390,6 +391,24 @@ def test_missing_second_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "training"))
     message = refusal("plugins=[games]", "objective.type=test_two_domains", objective={})
     assert "add `extra_data.b`, with keys as in `data`" in message
+
+
+def test_grey_images_beside_coloured_ones_are_refused(tmp_path: Path) -> None:
+    from gantk.training.trainer import Trainer
+
+    for name, channels in (("grey", 1), ("rgb", 3)):
+        np.savez(tmp_path / f"{name}.npz", images=np.zeros((64, 8, 8, channels), dtype=np.uint8))
+    config = load_config(
+        ROOT / "configs" / "tiny.yaml",
+        [
+            f"data={{source: npz, path: {tmp_path / 'grey.npz'}, resolution: 8}}",
+            f"extra_data={{b: {{source: npz, path: {tmp_path / 'rgb.npz'}, resolution: 8}}}}",
+        ],
+    )
+    with pytest.raises(
+        DataError, match=r"extra_data\.b have 3 channels, and those of data 1.*`extra_data\.b\.channels`"
+    ):
+        Trainer(config)
 
 
 def test_plugin_registers_its_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
