@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from gantk_eval import terminal
 
 from gantk import __version__, recipe_commands
 from gantk.command_options import DeviceOption, is_main
@@ -249,7 +249,8 @@ def sample(
     typer.echo(f"sampling from {found.sentence}", err=True)
     sampler, config = load_sampler(found.checkpoint, choose_device(device), seed)
     labels = None if label is None else np.full(count, class_number(sampler, label))
-    write_samples(sampler, out, count, labels=labels, truncation=truncation, chunk=config.evaluate.batch_size)
+    shown, chunk = config.tracking.progress, config.evaluate.batch_size
+    write_samples(sampler, out, count, labels=labels, truncation=truncation, chunk=chunk, progress=shown)
     typer.echo(str(out))
 
 
@@ -286,10 +287,22 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit; a user's mistake is one sentence on stderr."""
+    """Run the command line and exit; a user's mistake is one sentence on stderr.
+
+    That nobody reads stdout or stderr any more ends nothing and changes no exit code.
+    """
+    with terminal.guarded():
+        sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int | str | None:
+    """Run the command line and return the exit code."""
     code: int | str | None = 0
     try:
-        app(args=arguments)
+        try:
+            app(args=arguments)
+        finally:
+            sys.stdout.flush()
     except SystemExit as stop:
         code = stop.code
     except UserError as error:
@@ -297,9 +310,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if is_main() or not isinstance(error, (ConfigError, InterruptedRunError, PreemptedError)):
             typer.echo(f"gantk: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone; there is nobody left to tell.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:
         if (said := full_disk(error, "the result")) is None:
             raise
@@ -308,4 +318,4 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         typer.echo("gantk: interrupted", err=True)
         code = 130
-    sys.exit(code)
+    return code

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
 
+from gantk_eval import terminal
+from gantk_eval.progress import Pace, wanted
 from tqdm import tqdm
 
 WINDOW = 30.0
 """Seconds over which images/s is averaged."""
-FIRST_LINE, LONGEST_WAIT = 10.0, 600.0
-"""Without a terminal: seconds to the first line, and the most between two. The wait doubles from line to
-line."""
 
 
 class Progress:
@@ -34,19 +32,19 @@ class Progress:
         self._total = total_kimg
         self._kimg = start_kimg
         self._values: dict[str, float] = {}
-        self._lines = enabled and not sys.stderr.isatty()
+        enabled = wanted(enabled)
+        self._lines = enabled and not terminal.is_terminal()
         self._bar: tqdm | None = None
         if enabled and not self._lines:
             self._bar = tqdm(
                 total=total_kimg,
                 initial=min(start_kimg, total_kimg),
-                file=sys.stderr,
+                file=terminal.STDERR,
                 dynamic_ncols=True,
                 bar_format="{percentage:3.0f}% |{bar:24}| {n:.1f}/{total:.1f} kimg{postfix}",
             )
         now = time.monotonic()
-        self._wait = FIRST_LINE
-        self._last_line, self._last_tenth = now, self._tenth()
+        self._pace, self._last_tenth = Pace(now), self._tenth()
         self._window: deque[tuple[float, float]] = deque([(now, start_kimg)])
 
     @property
@@ -72,17 +70,16 @@ class Progress:
             self._bar.set_postfix_str(self._details(), refresh=False)
             self._bar.update(min(step, self._total - self._bar.n))
         elif self._lines:
-            waited, tenth = now - self._last_line, self._tenth()
-            if waited >= self._wait or (tenth > self._last_tenth and (waited >= 1 or kimg >= self._total)):
-                if waited >= self._wait:
-                    self._wait = min(2 * self._wait, LONGEST_WAIT)
-                self._last_line, self._last_tenth = now, tenth
+            tenth = self._tenth()
+            early = (0.0 if kimg >= self._total else 1.0) if tenth > self._last_tenth else None
+            if self._pace.due(now, early_after=early):
+                self._last_tenth = tenth
                 share = kimg / self._total
                 self.write(f"{share:4.0%} {kimg:.1f}/{self._total:.1f} kimg, {self._details()}")
 
     def write(self, text: str) -> None:
         """A line on stderr, above the bar where there is one."""
-        tqdm.write(text, file=sys.stderr)
+        terminal.say(text)
 
     def close(self) -> None:
         """Leaves the bar as it stands. A second call does nothing."""

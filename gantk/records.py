@@ -11,11 +11,11 @@ import logging
 import math
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import psutil
+from gantk_eval import terminal
+from gantk_eval.cache import new_file_beside
 from gantk_eval.errors import UserError
-from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    file, temporary = new_file_beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp's own files are for their owner alone
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -86,11 +86,11 @@ def folder_whole(path: Path) -> Iterator[Path]:
     new = not path.exists()
     place = path.parent if new else path
     place.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}.", suffix=".part"))
+    part = place / f".{path.name}.{secrets.token_hex(4)}.part"
+    part.mkdir()
     try:
         yield part
         if new:
-            part.chmod(0o777 & ~_umask())
             part.rename(path)
         else:
             for file in sorted(part.iterdir()):
@@ -99,12 +99,6 @@ def folder_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -318,7 +312,7 @@ class _StderrHandler(logging.Handler):
             return  # the program around us shows its log there already
         try:
             prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-            tqdm.write(prefix + self.format(record), file=sys.stderr)
+            terminal.say(prefix + self.format(record))
         except Exception:
             self.handleError(record)
 
@@ -355,6 +349,8 @@ def open_log(folder: Path) -> logging.Handler:
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.addHandler(_StderrHandler())
+    if (lost := terminal.stderr_lost()) is not None:
+        log.warning("stderr %s: what is said stands in this file alone", lost)
     return handler
 
 

@@ -75,7 +75,7 @@ def has_bf16(device_type: str) -> bool:
         return torch.cuda.get_device_capability() >= (8, 0)
     if device_type == "cpu":
         try:
-            flags = Path("/proc/cpuinfo").read_text()
+            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return False
         return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
@@ -136,7 +136,7 @@ def _processes_in(launch_file: str) -> int | None:
     import yaml
 
     try:
-        count = (yaml.safe_load(Path(launch_file).read_text()) or {}).get("num_processes")
+        count = (yaml.safe_load(Path(launch_file).read_text(encoding="utf-8")) or {}).get("num_processes")
     except (OSError, yaml.YAMLError, AttributeError):
         return None
     return count if isinstance(count, int) else None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gantk_eval.progress import Bar
 from torch import Tensor, nn
 
 from gantk.config import Config, load_config
@@ -285,6 +286,7 @@ def write_samples(
     truncation: float,
     chunk: int,
     start: int = 0,
+    progress: bool = True,
 ) -> None:
     """Write samples `start` … `start + count − 1` to a folder of PNGs, one PNG grid, or an `.npz`: whole or not at all.
 
@@ -292,7 +294,6 @@ def write_samples(
         UserError: for a file name of another kind, or a folder that holds other files.
     """
     from PIL import Image
-    from tqdm import tqdm
 
     suffix = out.suffix.lower()
     if suffix not in ("", ".png", ".npz") or (suffix and out.is_dir()):
@@ -310,7 +311,7 @@ def write_samples(
             )
     drawn, classes = [], []
     with (
-        tqdm(total=count, unit="image", desc="sampling", disable=None) as bar,
+        Bar(count, "drawing samples", "image", enabled=progress) as bar,
         contextlib.nullcontext() if suffix else folder_whole(out) as folder,
     ):
         # Chunks keep their size: see `EvaluateConfig.batch_size`.
@@ -389,4 +390,4 @@ def export_generator(checkpoint: Checkpoint, out: Path) -> None:
         tensors["objective"] = checkpoint.tensors("objective")
     kept = ("step", "images", "shape", "data_sha256", "data_identity")
     state = {key: checkpoint.state[key] for key in kept if key in checkpoint.state}
-    write(out, tensors=tensors, state=state, config=checkpoint.config_file.read_text())
+    write(out, tensors=tensors, state=state, config=checkpoint.config_file.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from gantk_eval import Evaluator, Report
+from gantk_eval import Evaluator, Report, distributed
 from gantk_eval.extractors.choice import choose_extractor
 from gantk_eval.extractors.inception import find_weights
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
@@ -165,7 +165,7 @@ def evaluate_checkpoint(
         dataset,
         device=place,
         batch_size=config.evaluate.batch_size,
-        progress=is_main,
+        progress=is_main and config.tracking.progress,
         **options,
     )
     count = samples or config.evaluate.samples
@@ -300,6 +300,6 @@ def open_image_set(path: str, skip_unreadable: bool = False) -> tuple[ImageSet, 
     """The images at `path`, and the held-out ones, where `path` is a config (whose data is meant)."""
     if Path(path).suffix in (".yaml", ".yml"):
         config = load_config(path)
-        dataset = open_datasets(config, progress=True, names=[""])[""]
+        dataset = open_datasets(config, progress=distributed.rank() == 0, names=[""])[""]
         return dataset.train, dataset.heldout
     return open_images(path, skip_unreadable=skip_unreadable), None

@@ -6,17 +6,17 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from gantk_eval.paths import cache_folder
 
-__all__ = ["cached_arrays", "key_of", "pack", "read_arrays", "unpack", "write_bytes"]
+__all__ = ["cached_arrays", "key_of", "new_file_beside", "pack", "read_arrays", "unpack", "write_bytes"]
 
 
 def key_of(fields: Mapping[str, Any]) -> str:
@@ -24,19 +24,28 @@ def key_of(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def new_file_beside(path: Path) -> tuple[BinaryIO, Path]:
+    """A new, hidden file in the folder of `path`, open for writing, and its own path: to be renamed to `path` when whole.
+
+    It has the rights that the umask leaves, where those of the `tempfile` module are for their owner alone.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    return temporary.open("xb"), temporary
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that is either whole or absent, by renaming. A cache that can't be written is no failure."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        file, temporary = new_file_beside(path)
     except OSError:
         return
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(data)
         os.replace(temporary, path)
     except OSError:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:

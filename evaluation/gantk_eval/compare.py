@@ -30,7 +30,7 @@ _OF_EXTRACTORS = ("extractor", "weights_sha256", "resize", "precision")
 def read_report(path: str | Path) -> dict[str, Any]:
     """An evaluation's JSON. Raises DataError, naming the file, where it is none."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
         if all(part in found for part in ("metrics", "collapse", "protocol")):
             return dict(found)
     except (OSError, ValueError, TypeError):

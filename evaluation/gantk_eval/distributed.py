@@ -5,13 +5,13 @@ Everything here also works in one process that never initialised `torch.distribu
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
+from gantk_eval import terminal
 from gantk_eval.errors import DataError, UserError, WeightsError
 
 __all__ = [
@@ -50,7 +50,7 @@ def world_size() -> int:
 def say(message: str) -> None:
     """A line on stderr, from the first rank alone."""
     if rank() == 0:
-        print(message, file=sys.stderr)
+        terminal.say(message)
 
 
 def chunks(count: int, size: int) -> list[np.ndarray]:

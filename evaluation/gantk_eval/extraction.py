@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from gantk_eval.features import Features
 from gantk_eval.images import GeneratedImages, ImageSet
 from gantk_eval.pairs import Pairs
 from gantk_eval.paths import cache_folder
+from gantk_eval.progress import Bar
 from gantk_eval.statistics import RunningStatistics, Statistics
 
 __all__ = ["KEEP_BYTES", "Extraction", "content_key"]
@@ -34,6 +34,7 @@ KEEP_BYTES = 1 << 30
 """Features of one set under one extractor that are kept although only their mean and covariance are needed."""
 SAMPLE_IMAGES = 32_768
 """Features that are kept of a larger set, for the standard error and the extrapolation; drawn by a fixed seed."""
+_ROLES = {"reference": "real images", "heldout": "held-out images"}
 SAVE_SECONDS = 60.0
 """Between two savings of an extraction under way; shorter ones touch no disk."""
 
@@ -202,8 +203,6 @@ class _Walk:
 
     def run(self, role: str, silent: bool, check: distributed.Check) -> tuple[np.ndarray, ...]:
         """Every rank's own rows; an error of one is raised by all, at the latest after the chunk under way."""
-        from tqdm import tqdm
-
         whole, order = self._whole, self.order
         rows: dict[str, list[np.ndarray]] = {
             name: [np.empty((0, e.dims), dtype=feature_type(e))] for name, e in self._extractors.items()
@@ -235,7 +234,8 @@ class _Walk:
         clock = time.monotonic()
         world = distributed.world_size()
         done = 0
-        with tqdm(total=self._count, desc=f"features of {role}", unit="image", file=sys.stderr, disable=silent) as bar:
+        what = f"features of the {_ROLES.get(role, role)}"
+        with Bar(self._count, what, "image", enabled=not silent) as bar:
 
             def one(chunk: np.ndarray) -> None:
                 nonlocal fresh, saved, clock, done

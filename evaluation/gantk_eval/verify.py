@@ -8,7 +8,6 @@ product): what the score is. *as shipped*: what the other library itself answers
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from gantk_eval.images import ImageSet
 from gantk_eval.inception_score import SPLITS, inception_score
 from gantk_eval.kernel_distance import SUBSET_SIZE, kernel_distance
 from gantk_eval.neighbours import Balls, neighbour_scores
+from gantk_eval.progress import Bar
 from gantk_eval.statistics import Statistics
 
 __all__ = ["MOST_IMAGES", "Row", "Verification", "exact_frechet", "frechet_scale", "torch_fidelity_features", "verify"]
@@ -173,7 +173,6 @@ def torch_fidelity_features(
     """Layers `2048` and `logits_unbiased` of torch-fidelity's own extractor, float32 [n, 2048] and [n, 1008]."""
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    from tqdm import tqdm
 
     with torch.random.fork_rng(devices=[]):
         network = FeatureExtractorInceptionV3(
@@ -181,15 +180,13 @@ def torch_fidelity_features(
         )
     network = network.to(torch.device(device)).eval()
     features, logits = [], []
-    with exact_float32(device):
-        parts = np.array_split(indices, -(-len(indices) // 50))
-        for part in tqdm(
-            parts, desc="torch-fidelity", unit="batch", file=sys.stderr, disable=not progress, leave=False
-        ):
+    with exact_float32(device), Bar(len(indices), "torch-fidelity's features", "image", enabled=progress) as bar:
+        for part in np.array_split(indices, -(-len(indices) // 50)):
             batch = torch.from_numpy(np.ascontiguousarray(images.read(part))).permute(0, 3, 1, 2)
             if batch.shape[1] == 1:
                 batch = batch.repeat(1, 3, 1, 1)
             layers = network(batch.contiguous().to(torch.device(device)))
+            bar.update(len(part))
             features.append(layers[0].cpu().numpy())
             logits.append(layers[1].cpu().numpy())
     return np.concatenate(features), np.concatenate(logits)

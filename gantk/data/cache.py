@@ -30,7 +30,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from gantk_eval import cache_folder
 from gantk_eval.errors import DataError
-from tqdm import tqdm
+from gantk_eval.progress import Bar
 
 from gantk.data.damaged import Damaged, Tolerance
 from gantk.data.hashing import digest_of, read_json, sha256_of_file, write_json
@@ -252,7 +252,14 @@ def _write_images(
         transform = replace(transform, channels=3)
     with (
         path.open("r+b" if done else "wb") as file,
-        tqdm(total=count, initial=done, desc="decoding", unit="img", unit_scale=True, disable=not progress) as bar,
+        Bar(
+            count,
+            "decoding",
+            "image",
+            enabled=progress,
+            done=done,
+            purpose=f"decoding {source.description} to {side}×{side} pixels (once; kept in {path.parent.parent})",
+        ) as bar,
     ):
         if not done:
             file.write(header)

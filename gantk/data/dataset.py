@@ -111,11 +111,12 @@ def open_datasets(
 ) -> dict[str, Dataset]:
     """All sources of a config (or those of `names`), as `open_dataset` opens them; the main one's name is empty.
 
+    Progress is shown where both the caller and `config.tracking.progress` want it.
     The rows of paired sources stay together: the same of them are held out, an image that is damaged in one of them is left
     out of all, and the labels of the first decide where classes give their shares.
     Raises DataError as `open_dataset` does, and where sources that are paired have not equally many images.
     """
-    device = torch.device(device)
+    device, progress = torch.device(device), progress and config.tracking.progress
     wanted = [name for name in config.sources if names is None or name in names]
     opened: dict[str, Dataset] = {}
     for order in dict.fromkeys(config.order_of(name) for name in wanted):

@@ -13,7 +13,7 @@ from typing import Any
 
 from gantk_eval import cache_folder
 from gantk_eval.errors import DataError
-from tqdm import tqdm
+from gantk_eval.progress import Bar
 
 PIECE = 1 << 20
 logger = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ def write_json(path: Path, value: Any) -> None:
     """Writes the whole file or nothing: readers never see half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value))
+    temporary.write_text(json.dumps(value), encoding="utf-8")
     temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none that can be read (it is only ever a memo)."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -68,7 +68,13 @@ def hashes_of_files(root: Path, names: Sequence[str], *, progress: bool = False)
         if unseen:
             with (
                 ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-                tqdm(total=len(unseen), desc="reading files", unit="file", disable=not progress) as bar,
+                Bar(
+                    len(unseen),
+                    "reading files",
+                    "file",
+                    enabled=progress,
+                    purpose=f"reading {len(unseen):,} new or changed files of {root}, to notice when one changes (once)",
+                ) as bar,
             ):
                 found = pool.map(sha256_of_file, [root / name for name, _ in unseen])
                 for (name, stat), sha256 in zip(unseen, found, strict=True):

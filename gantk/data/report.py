@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from gantk_eval.errors import DataError
 from gantk_eval.images import read_header
-from tqdm import tqdm
+from gantk_eval.progress import Bar
 
 from gantk.config.schema import DataConfig
 from gantk.data.cache import BATCH, processors
@@ -134,7 +134,7 @@ def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
     numbered = enumerate(source.items())
     with (
         ThreadPoolExecutor(processors()) as pool,
-        tqdm(total=len(source), desc="looking at images", unit="img", unit_scale=True, disable=not progress) as bar,
+        Bar(len(source), "looking at images", "image", enabled=progress) as bar,
     ):
         while batch := list(islice(numbered, BATCH * processors())):
             for found in pool.map(look, batch):

@@ -7,10 +7,11 @@ import importlib.util
 import math
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gantk_eval import terminal
 
 from gantk.data.damaged import Tolerance
 from gantk.doctor.page import Page, existing, readable
@@ -94,7 +95,7 @@ def data_of(page: Page, name: str, data: DataConfig, config: Config) -> ImageSha
             train, _ = open_sources(data)
             decoded = entry_folder(train, Transform(data.resolution, data.channels))
             cached = data.storage != "stream" and (decoded / "meta.json").is_file()
-            report = inspect(data, progress=sys.stderr.isatty())
+            report = inspect(data, progress=terminal.is_terminal() and config.tracking.progress)
         except DataError as error:
             problem = error
     if report is None:

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,14 +75,19 @@ def write(folder: Path, *, tensors: Mapping[str, Mapping[str, Tensor]], state: M
             if left.exists():
                 shutil.rmtree(left)
         temporary.mkdir(parents=True)
+        (temporary / "config.yaml").write_text(config, encoding="utf-8")
+        (temporary / "state.json").write_text(json.dumps(dict(state), indent=1), encoding="utf-8")
+        # safetensors makes files for their owner alone; these have the rights that the umask leaves.
+        rights = stat.S_IMODE((temporary / "config.yaml").stat().st_mode)
         for stem, values in tensors.items():
             plain = {name: value.detach().cpu().contiguous() for name, value in values.items()}
             save_file(plain, temporary / f"{stem}.safetensors")
-        (temporary / "config.yaml").write_text(config)
-        (temporary / "state.json").write_text(json.dumps(dict(state), indent=1))
+            (temporary / f"{stem}.safetensors").chmod(rights)
         files = sorted(temporary.iterdir())
         manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-        (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": manifest}, indent=1))
+        (temporary / "manifest.json").write_text(
+            json.dumps({"format": FORMAT, "files": manifest}, indent=1), encoding="utf-8"
+        )
         for path in temporary.iterdir():
             _sync(path)
         _sync(temporary)
@@ -133,7 +139,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             files = manifest["files"]
             if manifest["format"] != FORMAT:
                 raise CheckpointError(f"{folder} has format {manifest['format']}; this version of gantk reads {FORMAT}")
@@ -151,7 +157,7 @@ class Checkpoint:
                         f"{path} is damaged (it is not the file that the manifest describes): take another checkpoint"
                     )
             self.files = frozenset(files)
-            self.state: dict[str, Any] = json.loads(self._file("state.json").read_text())
+            self.state: dict[str, Any] = json.loads(self._file("state.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise CheckpointError(f"{folder} is not a checkpoint: it has no manifest.json") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -230,7 +236,7 @@ def write_best(folder: Path, name: str, metric: str, value: float) -> None:
 
 def read_best(folder: Path) -> dict[str, Any] | None:
     try:
-        best = json.loads((folder / "best.json").read_text())
+        best = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         return best if _NAME.fullmatch(best["checkpoint"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

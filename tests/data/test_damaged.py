@@ -101,20 +101,20 @@ def test_first_picture_is_damaged_and_the_rest_are_grey(tmp_path: Path) -> None:
 
 
 def test_interrupted_build_remembers_what_it_skipped(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = cache.tqdm
+    write = cache.Bar
 
     class Stopping(write):  # type: ignore[misc, valid-type]
         total_seen = 0
 
-        def update(self, n: float | None = 1) -> bool | None:
-            Stopping.total_seen += int(n or 0)
+        def update(self, count: int = 1) -> None:
+            Stopping.total_seen += count
             if Stopping.total_seen > 6_000:
                 raise KeyboardInterrupt
-            return bool(super().update(n))
+            super().update(count)
 
     settings = config("parquet", world[0], on_bad_image="skip")
     with monkeypatch.context() as context:
-        context.setattr(cache, "tqdm", Stopping)
+        context.setattr(cache, "Bar", Stopping)
         with pytest.raises(KeyboardInterrupt):
             open_dataset(settings)
     (partial,) = (Path(os.environ["GANTK_CACHE"]) / "data").glob("*.partial")

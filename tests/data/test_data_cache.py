@@ -122,21 +122,18 @@ def test_an_interrupted_build_goes_on(
     else:
         path = write_folder(tmp_path / "a", images)
     settings = config(kind, path, heldout_fraction=0.001)
-    write = cache.tqdm
+    write = cache.Bar
 
     class Stopping(write):  # type: ignore[misc, valid-type]
-        def update(self, n: float | None = 1) -> bool | None:
-            super().update(n)
-            if self.n >= 256 or self.disable:
-                self.seen = getattr(self, "seen", 0) + (n or 0)
-                if self.seen >= 256:
-                    raise KeyboardInterrupt
-            return None
+        def update(self, count: int = 1) -> None:
+            super().update(count)
+            if self.n >= 256:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "tqdm", Stopping)
+    monkeypatch.setattr(cache, "Bar", Stopping)
     with pytest.raises(KeyboardInterrupt):
         open_dataset(settings)
-    monkeypatch.setattr(cache, "tqdm", write)
+    monkeypatch.setattr(cache, "Bar", write)
     assert all(entry.name.endswith(".partial") for entry in entries())
     partial = next((Path(os.environ["GANTK_CACHE"]) / "data").glob("*.partial")) / "images.npy"
     with partial.open("ab") as file:

@@ -131,15 +131,15 @@ def test_evaluation_that_was_made_up_for_and_not_saved_leaves_no_second_row(
 def test_decoding_is_left_and_gone_on_with(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = train(tiny, "name=straight")
     monkeypatch.setenv("GANTK_CACHE", os.environ["GANTK_CACHE"] + "-other")
-    write = cache.tqdm
+    write = cache.Bar
 
     class Signalling(write):  # type: ignore[misc, valid-type]
-        def update(self, n: float | None = 1) -> bool | None:
+        def update(self, count: int = 1) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
-            return bool(super().update(n))
+            super().update(count)
 
     with monkeypatch.context() as context:
-        context.setattr(cache, "tqdm", Signalling)
+        context.setattr(cache, "Bar", Signalling)
         with pytest.raises(PreemptedError, match="before the first step"):
             train(tiny)
     assert (status()["state"], status()["exit_code"], status()["step"]) == ("preempted", 75, 0)

@@ -7,7 +7,6 @@ features are `fd_classifier`, `is_classifier`, `kd_classifier`, never FID or IS,
 from __future__ import annotations
 
 import hashlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from gantk_eval.cache import cached_arrays, pack, unpack
 from gantk_eval.errors import DataError
 from gantk_eval.extractors.precision import exact_float32
 from gantk_eval.images import ImageSet
+from gantk_eval.paths import cache_folder
+from gantk_eval.progress import Bar
 
 __all__ = ["ClassifierExtractor", "accuracy_floor"]
 
@@ -102,7 +103,6 @@ def _train(
     """Trains, and tests on images that were not trained on: the network's arrays and `confusion` [true, predicted]."""
     import torch
     import torch.nn.functional as F
-    from tqdm import tqdm
 
     assert reference.labels is not None
     device = torch.device(device)
@@ -120,8 +120,15 @@ def _train(
         optimizer, LEARNING_RATE[channels], total_steps=steps, pct_start=0.2, cycle_momentum=False
     )
     order = torch.empty(0, dtype=torch.int64)
-    bar = tqdm(total=steps, desc="classifier", unit="step", file=sys.stderr, disable=not progress, leave=False)
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    bar = Bar(
+        steps,
+        "training the classifier",
+        "step",
+        enabled=progress,
+        purpose=f"training the classifier of the {classes} classes that scores and the verdict use (once for these images; kept "
+        f"in {cache_folder()})",
+    )
+    with bar, torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for _ in range(steps):
             if len(order) < batch:
                 order = torch.randperm(len(train), generator=generator)
@@ -134,7 +141,6 @@ def _train(
             schedule.step()
             bar.update()
             check()
-    bar.close()
     network.eval()
     confusion = np.zeros((classes, classes), dtype=np.int64)
     with exact_float32(device):

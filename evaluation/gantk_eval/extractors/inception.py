@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import threading
 import urllib.request
 from functools import partial
@@ -19,6 +18,7 @@ from gantk_eval.extractors.precision import exact_float32
 from gantk_eval.extractors.resizing import tf1_bilinear
 from gantk_eval.extractors.weights import sha256_of
 from gantk_eval.paths import cache_folder, offline, weight_folders
+from gantk_eval.progress import Bar
 
 __all__ = ["WEIGHTS_FILE", "InceptionExtractor", "find_weights"]
 
@@ -106,12 +106,15 @@ def _download(target: Path) -> Path | None:
             return None
         with response:
             target.parent.mkdir(parents=True, exist_ok=True)
-            from tqdm import tqdm
-
             size = int(response.headers.get("Content-Length") or 0) or None
             with (
                 temporary.open("wb") as file,
-                tqdm(total=size, unit="B", unit_scale=True, desc="Inception weights", file=sys.stderr) as bar,
+                Bar(
+                    size,
+                    "Inception's weights",
+                    "B",
+                    purpose=f"downloading the weights of Inception, the network behind FID, IS and KID (once; kept in {target.parent})",
+                ) as bar,
             ):
                 while block := response.read(1 << 18):
                     file.write(block)

@@ -289,7 +289,7 @@ def _activation(weights: Path) -> str:
     for name in ("config.json", "open_clip_config.json"):
         path = weights.parent / name
         try:
-            text = json.loads(path.read_text()) if path.is_file() else {}
+            text = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except (OSError, ValueError):
             continue
         if name == "open_clip_config.json" and text:

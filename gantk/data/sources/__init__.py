@@ -15,7 +15,7 @@ def open_sources(config: DataConfig, *, progress: bool = False) -> tuple[Source,
 
     Raises DataError, in one sentence, where the data is not there or is not what the config says.
     """
-    train, heldout = _open(config)
+    train, heldout = _open(config, progress)
     for source in (train, heldout):
         if source is not None:
             source.progress = progress
@@ -27,10 +27,10 @@ def open_sources(config: DataConfig, *, progress: bool = False) -> tuple[Source,
     return train, heldout
 
 
-def _open(config: DataConfig) -> tuple[Source, Source | None]:
+def _open(config: DataConfig, progress: bool) -> tuple[Source, Source | None]:
     path = config.path or ""
     if config.source == "hub":
-        return _open_hub(config)
+        return _open_hub(config, progress)
     if config.source == "digits":
         from gantk.data.sources.arrays import DigitsSource
 
@@ -47,10 +47,10 @@ def _open(config: DataConfig) -> tuple[Source, Source | None]:
     return train, Opened(config.heldout_path, use_labels=config.use_labels) if config.heldout_path else None
 
 
-def _open_hub(config: DataConfig) -> tuple[Source, Source | None]:
+def _open_hub(config: DataConfig, progress: bool) -> tuple[Source, Source | None]:
     from gantk.data.sources.hub import Hub, HubSource
 
-    hub = Hub(config)
+    hub = Hub(config, progress=progress)
     train = HubSource(hub, config.split, config)
     split = config.heldout_split
     if split is None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from gantk_eval import cache_folder
+from gantk_eval import cache_folder, terminal
 from gantk_eval.errors import DataError
 from gantk_eval.paths import offline
+from gantk_eval.progress import wanted
 
 from gantk.config.schema import DataConfig
 from gantk.data.hashing import digest_of, read_json, write_json
@@ -33,8 +34,9 @@ class Hub:
     network, and without the hub's own files, can use what `gantk prepare` decoded elsewhere.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, *, progress: bool = False) -> None:
         self.id = config.path or ""
+        self._progress = progress
         self.revision = config.revision
         self.name = config.name
         self._instead = " ".join(["data.source=folder", "data.path=FOLDER", *config.without_hub()])
@@ -72,8 +74,11 @@ class Hub:
         options: dict[str, Any] = {"name": self.name, "revision": commit or self.revision}
         if commit:
             options["download_config"] = datasets.DownloadConfig(max_retries=5)
-            return dict(self._loaded(lambda: datasets.load_dataset(self.id, **options)))
-        with _hub_offline():
+            if wanted(self._progress):
+                terminal.say(f"downloading {self.id} from the hub, as far as it is not on this disk (once)")
+            with _bars(wanted(self._progress) and terminal.is_terminal()):
+                return dict(self._loaded(lambda: datasets.load_dataset(self.id, **options)))
+        with _hub_offline(), _bars(wanted(self._progress) and terminal.is_terminal()):
             found = dict(self._loaded(lambda: datasets.load_dataset(self.id, **options)))
         if COMMIT.fullmatch(self.revision or ""):
             files = [Path(file["filename"]) for split in found.values() for file in split.cache_files]
@@ -234,6 +239,23 @@ def _hub_offline() -> Iterator[None]:
     finally:
         for (module, name), value in zip(places, before, strict=True):
             setattr(module, name, value)
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Keeps the bars of `datasets` and `huggingface_hub` out of log files."""
+    import datasets.utils
+    import huggingface_hub.utils
+
+    modules = (datasets.utils, huggingface_hub.utils)
+    taken_away = [] if shown else [module for module in modules if not module.are_progress_bars_disabled()]
+    for module in taken_away:
+        module.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for module in taken_away:
+            module.enable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:
