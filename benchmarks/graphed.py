@@ -402,5 +402,7 @@ def _check_game(trainer: Trainer) -> None:
     for phase in trainer.objective.phases:
         if phase.every != 1 or phase.from_kimg > 0 or phase.to_kimg * 1000 < trainer.config.train.kimg * 1000:
             raise _refusal(trainer.config, f"phase `{phase.name}`, which is not played in each step")
+    if trainer.adaptation.meter is not None:
+        raise _refusal(trainer.config, "an objective that adapts")
     if trainer.objective.family.conditional:
         raise _refusal(trainer.config, "labels")

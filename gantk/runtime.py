@@ -350,11 +350,15 @@ class Runtime:
 
     # Collectives; each is a plain function of its arguments in a single process
 
-    def average_buffers(self, networks: list[nn.Module]) -> None:
-        """Batch-norm statistics, averaged over the processes in place: each saw its own share of the batch."""
-        if self.world_size == 1 or self.sync_batchnorm:
+    def average_buffers(self, modules: list[nn.Module]) -> None:
+        """Floating-point buffers (batch-norm statistics, an objective's own state), averaged over the processes in place:
+        each saw its own share of the batch.
+        """
+        if self.world_size == 1:
             return
-        buffers = [b for n in networks for b in n.buffers() if b.is_floating_point()]
+        # Those of a synchronised batch norm are equal already.
+        parts = [part for module in modules for part in module.modules() if not isinstance(part, nn.SyncBatchNorm)]
+        buffers = [b for part in parts for b in part.buffers(recurse=False) if b.is_floating_point()]
         if not buffers:
             return
         flat = torch.cat([b.flatten() for b in buffers])
@@ -362,6 +366,18 @@ class Runtime:
         flat /= self.world_size
         for buffer, piece in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(piece.view_as(buffer))
+
+    @torch.no_grad()
+    def broadcast(self, modules: list[nn.Module]) -> None:
+        """Give every process the main one's parameters and buffers, in place."""
+        if self.world_size == 1:
+            return
+        for module in modules:
+            for value in (*module.parameters(), *module.buffers()):
+                # Collectives want memory in plain order.
+                plain = value.contiguous()
+                dist.broadcast(plain, 0)
+                value.copy_(plain)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes."""

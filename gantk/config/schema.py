@@ -261,6 +261,9 @@ class TrainConfig(Section):
     """`cpu` keeps off the accelerator."""
     world_size: int | None = Field(None, ge=1)
     """The number of processes that the run is meant for: a launch with another number is refused."""
+    adapt_every_kimg: float = Field(1.0, gt=0)
+    """For objectives that adapt to the means of what their phases report (`Objective.adapt`): each this many thousand
+    images. What is trained depends on it, so it may not change on resume."""
     log_every_kimg: float = Field(1.0, gt=0)
     """Write losses to `metrics.jsonl` and the trackers, and check that they are finite, each so many thousand images."""
 

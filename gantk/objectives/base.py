@@ -103,7 +103,13 @@ class Phase:
 
 
 class Objective(nn.Module):
-    """A game. Its own buffers are its state, and part of the checkpoint; its networks are not its submodules.
+    """A game: its networks, its phases, and its own state.
+
+    Its buffers are its state, and are treated as a network's: they are on the run's device and in its precision, part of
+    each checkpoint, and floating-point ones are averaged over processes once a step, and put back where a step left them
+    not finite. All processes must hold the same: integers, and rows that are kept (a pool of images), are to be computed
+    from what every process has, as `gantk.runtime.gather_with_gradient` gives it; what differs is refused after the first
+    step and at each checkpoint. Its networks are not its submodules.
 
     Args:
         config: its section of the config.
@@ -125,16 +131,34 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.family = config, family
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "after_step" in vars(cls):
+            raise TypeError(f"`after_step` of {cls.__name__} is now `adapt(images, means)`: rename it")
+
     @classmethod
     def group(cls, config: Any) -> int:
         """How many neighbours in a batch belong together; each process's micro-batches are multiples of it."""
         return 1
 
     def setup(self, batch: Batch) -> None:
-        """Called once at the start of a new run, with its first batch."""
+        """Called once at the start of a new run, without gradients, with its whole first global batch.
 
-    def after_step(self, images: int, reduced: Mapping[str, float]) -> None:
-        """Called at each logging interval with the values of that interval, averaged over all processes."""
+        Every process is given all of it, also where steps are cut into micro-batches; afterwards all have the main
+        process's networks and state.
+        """
+
+    def adapt(self, images: int, means: Mapping[str, float]) -> None:
+        """Change the objective's own state by what its phases reported (adaptive augmentation, say).
+
+        Called after the step in which a multiple of `train.adapt_every_kimg` is passed, on all processes alike; not where
+        one of the means is not finite.
+
+        Args:
+            images: real images seen so far.
+            means: of each value in `Terms.log`, by `phase/name`, and of `phase/grad_norm`, over all updates since the last
+                call and all processes.
+        """
 
     def latent(self, draws: Draws, truncation: float = 1.0) -> Tensor:
         """z for samples: [N, latent_dim]."""

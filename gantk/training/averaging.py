@@ -26,6 +26,11 @@ class Averaged:
         }
         self._spectral_norms = {name: spectral_norms(network) for name, network in self.networks.items()}
 
+    def restart(self, networks: Mapping[str, nn.Module]) -> None:
+        """Begin anew at the networks as they are."""
+        for name, average in self.networks.items():
+            average.load_state_dict(networks[name].state_dict())
+
     @torch.no_grad()
     def update(
         self,

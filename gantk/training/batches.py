@@ -114,6 +114,16 @@ class Batches:
             shared = self._draw_for((step, self._drawn), index)
             yield Batch(images.images, images.labels, index, sources, draw, shared, self.seen, left)
 
+    def at_start(self, index: Tensor, moment: tuple[int | str, ...]) -> Batch:
+        """The images at the positions `index` of the stream, int64 [N], whole on every process; moves nothing.
+
+        `moment`: the key of its random numbers, in the place of step, phase and repeat.
+        """
+        where = index.to(self.main.device)
+        images = {name: stream.take(index, None, where) for name, stream in {"": self.main, **self.extra}.items()}
+        main, draw = images.pop(""), self._draw_for(moment, where)
+        return Batch(main.images, main.labels, where, images, draw, draw)
+
     def _draw(self) -> None:
         start, self.cursor = self.cursor, self.cursor + self.batch_size
         self._drawn += 1

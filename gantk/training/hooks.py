@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("gantk")
 
 
+def passes(images: int, batch_size: int, every: float) -> bool:
+    """Whether the step that brought the images seen to `images` passed a multiple of `every`."""
+    return math.floor(images / every + 1e-9) > math.floor((images - batch_size) / every + 1e-9)
+
+
 class Hook:
     """Called after each step; acts when a multiple of `every_kimg` has been passed, and at the end."""
 
@@ -25,8 +30,7 @@ class Hook:
     def due(self, trainer: Trainer) -> bool:
         if trainer.finished:
             return self.at_end
-        before = trainer.images - trainer.config.train.batch_size
-        return math.floor(trainer.images / self.every + 1e-9) > math.floor(before / self.every + 1e-9)
+        return passes(trainer.images, trainer.config.train.batch_size, self.every)
 
     def after_step(self, trainer: Trainer) -> None:
         if self.due(trainer):
@@ -45,7 +49,6 @@ class Logging(Hook):
         if watched:
             trainer.monitor.measure(trainer)
         values = trainer.read_meter()
-        trainer.objective.after_step(trainer.images, values)
         rates = {f"{name}/lr": player.rate for name, player in trainer.runner.players.items()}
         values = {**values, **rates, "speed/images_per_second": speed}
         if trainer.runner.may_go_on:

@@ -32,14 +32,25 @@ class Meter:
         return dict(zip(names, values, strict=True))
 
     def state(self, runtime: Runtime) -> dict[str, Tensor]:
-        """What has been added since the last reading, averaged over processes, for a checkpoint: name to [sum, count]."""
-        state = {}
-        for name in sorted(self._sums):
-            total = runtime.sum(self._sums[name].clone()) / runtime.world_size
-            state[name] = torch.stack([total, torch.full_like(total, self._counts[name])])
-        return state
+        """What has been added since the last reading, for a checkpoint: name to [processes, 2], each one's sum and count.
+
+        Every process must call it.
+        """
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        sums = runtime.gather(torch.stack([self._sums[name] for name in names])[None])
+        return {
+            name: torch.stack([sums[:, place], torch.full_like(sums[:, place], self._counts[name])], 1)
+            for place, name in enumerate(names)
+        }
 
     def load_state(self, state: dict[str, Tensor], runtime: Runtime) -> None:
-        for name, (total, count) in state.items():
+        """Resume with this process's own sums, so that the means are the same to the last bit; with another number of
+        processes than before, with the mean of all.
+        """
+        for name, value in state.items():
+            rows = value.reshape(-1, 2)
+            total, count = rows[runtime.rank] if len(rows) == runtime.world_size else rows.mean(0)
             self._sums[name] = total.to(runtime.device)
             self._counts[name] = int(count)

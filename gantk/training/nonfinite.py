@@ -98,19 +98,24 @@ class Watch:
 
 
 class Buffers:
-    """The networks' running statistics as they last were finite: a forward pass that overflows spoils them for ever."""
+    """Networks' running statistics, and the objective's own state, as they last were finite: a forward pass that
+    overflows spoils them for ever.
+    """
 
-    def __init__(self, networks: list[nn.Module]) -> None:
-        self._networks = networks
-        self._good: list[Tensor] = []
-        self.remember()
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._modules = modules
+        self._good = [buffer.clone() for buffer in self._all()]
 
     def _all(self) -> list[Tensor]:
-        return [b for network in self._networks for b in network.buffers() if b.is_floating_point()]
+        return [b for module in self._modules for b in module.buffers() if b.is_floating_point()]
 
     @torch.no_grad()
     def remember(self) -> None:
-        self._good = [buffer.clone() for buffer in self._all()]
+        # The loss may be finite where a buffer no longer is.
+        self._good = [
+            torch.where(buffer.isfinite().all(), buffer, good)
+            for buffer, good in zip(self._all(), self._good, strict=True)
+        ]
 
     @torch.no_grad()
     def mend(self) -> None:

@@ -35,6 +35,8 @@ class PhaseRunner:
     def __init__(self, objective: Objective, runtime: Runtime, train: TrainConfig, optimizer: OptimizerConfig) -> None:
         self.objective, self.runtime, self.train = objective, runtime, train
         self.meter = Meter()
+        self.adaptation_meter: Meter | None = None
+        """Takes the same values, for an objective that adapts by them at an interval of its own."""
         self._check(objective, train, optimizer)
         self.bare: dict[str, nn.Module] = {}
         for name, network in objective.networks.items():
@@ -97,7 +99,7 @@ class PhaseRunner:
                     loss = self.watch.guard(phase.name, terms.loss)
                     accelerator.backward(loss * (phase.every / self.train.accumulation))
                 for name, value in terms.log.items():
-                    self.meter.add(f"{phase.name}/{name}", value)
+                    self._report(f"{phase.name}/{name}", value)
             self._update(phase, player)
             if phase.after_update is not None:
                 phase.after_update(self.bare)
@@ -126,6 +128,11 @@ class PhaseRunner:
                 network.train(trains)
         yield
 
+    def _report(self, name: str, value: Tensor) -> None:
+        self.meter.add(name, value)
+        if self.adaptation_meter is not None:
+            self.adaptation_meter.add(name, value)
+
     def _update(self, phase: Phase, player: Player) -> None:
         scaled = self.scaled
         if scaled:
@@ -133,7 +140,7 @@ class PhaseRunner:
         gradients = player.gradients()
         norms = norms_of(gradients)
         norm = torch.linalg.vector_norm(norms)
-        self.meter.add(f"{phase.name}/grad_norm", norm)
+        self._report(f"{phase.name}/grad_norm", norm)
         if player.settings.clip_norm is not None:
             shrink = (player.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, shrink.to(gradients[0].dtype))

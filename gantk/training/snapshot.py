@@ -34,6 +34,8 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     for player in runner.players.values():
         tensors[f"optimizer.{player.name}"] = player.state()
     tensors["objective"] = trainer.objective.state_dict()
+    if trainer.adaptation.meter is not None:
+        tensors["adaptation"] = trainer.adaptation.meter.state(trainer.runtime)
     scaler = trainer.runtime.accelerator.scaler
     state = {
         "step": trainer.step,
@@ -82,6 +84,8 @@ def restore(trainer: Trainer, start: Checkpoint, allow_changes: bool) -> None:
     trainer.guard.apply_rates(trainer)
     trainer.monitor.load_state(state.get("monitor", {}))
     runner.meter.load_state(start.tensors("meter"), runtime)
+    if trainer.adaptation.meter is not None and start.has("adaptation"):
+        trainer.adaptation.meter.load_state(start.tensors("adaptation"), runtime)
     trainer.step, trainer.images, trainer.batches.cursor = start.step, int(state["images"]), int(state["cursor"])
     runner.watch.skipped.update(state.get("skipped", {}))
     runner.watch.load_scaler_state(state.get("scaler_skipped", {}))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from gantk.config import Config, differences, load_config
 from gantk.config.loading import indivisible, keys_left_out, with_ends
 from gantk.errors import CheckpointError, ConfigError
+from gantk.objectives import Objective
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
 from gantk.training.checkpoint import Checkpoint, recover
 from gantk.training.run_lock import RunLock
+
+if TYPE_CHECKING:
+    from gantk.training.trainer import Trainer
 
 # What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
 # (threads, device, number of processes) is announced when the checkpoint is loaded.
@@ -51,6 +58,18 @@ def take_lock(folder: Path, runtime: Runtime) -> RunLock:
     if runtime.max(int(held is not None)):
         raise ConfigError(held or f"run {folder} is being trained by another process")
     return lock
+
+
+@torch.no_grad()
+def set_up(trainer: Trainer) -> None:
+    """Let the objective look at the first global batch of a new run; then all processes have the main one's networks,
+    state and averages, whatever was initialised from data or drawn at random.
+    """
+    objective, config = trainer.objective, trainer.config
+    if type(objective).setup is not Objective.setup:
+        objective.setup(trainer.batches.at_start(torch.arange(config.train.batch_size), (0, "setup", 0)))
+    trainer.runtime.broadcast([*trainer.runner.bare.values(), objective])
+    trainer.averaged.restart(trainer.runner.bare)
 
 
 def find_start(

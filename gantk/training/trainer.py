@@ -21,6 +21,8 @@ from gantk.scoring import Scores
 from gantk.tracking import Tracker
 from gantk.training import checkpoint as checkpoints
 from gantk.training import snapshot
+from gantk.training.adaptation import Adaptation
+from gantk.training.agreement import check_agreement
 from gantk.training.averaging import Averaged
 from gantk.training.background import Background
 from gantk.training.batches import Batches, Stream
@@ -38,7 +40,7 @@ from gantk.training.monitors import Monitor
 from gantk.training.nonfinite import Buffers, settle
 from gantk.training.phases import PhaseRunner
 from gantk.training.signals import Signals, Stopped
-from gantk.training.start import check_batch, find_start, take_lock
+from gantk.training.start import check_batch, find_start, set_up, take_lock
 
 log = logging.getLogger("gantk")
 
@@ -119,12 +121,14 @@ class Trainer:
             log.info("data: %s", self.dataset.description)
             if self.objective.advice is not None:
                 log.warning("%s", self.objective.advice)
-        self.objective.to(runtime.device)
+        self.objective.to(device=runtime.device, dtype=runtime.dtype)
         for name, network in self.objective.networks.items():
             self.objective.networks[name] = runtime.place(network)
         averaged = {name: self.objective.networks[name] for name in self.objective.averaged}
         self.averaged = Averaged(averaged, config.train.ema_half_life_kimg)
         self.runner = PhaseRunner(self.objective, runtime, config.train, config.optimizer)
+        self.adaptation = Adaptation(self.objective, config.train.adapt_every_kimg)
+        self.runner.adaptation_meter = self.adaptation.meter
         self.guard.check(self.runner.players)
         streams = {
             name: Stream(datasets[name], config.seed, data.flip, runtime.device, runtime.dtype, config.order_of(name))
@@ -145,8 +149,8 @@ class Trainer:
         if start is not None:
             snapshot.restore(self, start, self._allow_changes)
         else:
-            self._setup_objective()
-        self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values()])
+            set_up(self)
+        self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values(), self.objective])
         self._logging = Logging(config.train.log_every_kimg)
         self.hooks: list[Hook] = [
             self._logging,
@@ -169,14 +173,6 @@ class Trainer:
                 f"the images of {name} have {dataset.channels} channels, and those of data {main.channels}, and networks are made "
                 f"for one number: set `data.channels` and `{name}.channels` to the same, 1 or 3"
             )
-
-    def _setup_objective(self) -> None:
-        self.batches.begin_step()
-        for batch in self.batches.next("setup", 0, 0, True):
-            with torch.no_grad():
-                self.objective.setup(batch)
-            break
-        self.batches.cursor = 0
 
     def _open_records(self, start: Checkpoint | None) -> None:
         config, kimg = self.config, None if start is None else self.kimg
@@ -207,8 +203,11 @@ class Trainer:
             self._make_up_evaluation()
             self._clock = (time.perf_counter(), self.images)
             self._agreed, self._agree_at = (self.step, time.perf_counter()), self.step + 1
+            first = self.step + 1
             while not self.finished:
                 self.train_step()
+                if self.step == first:
+                    check_agreement(self)
                 for hook in self.hooks:
                     hook.after_step(self)
                 self._stop_if_asked()
@@ -225,12 +224,13 @@ class Trainer:
             if phase.due(self.step, self.images):
                 for repeat in range(phase.repeats):
                     self.runner.run(phase, repeat, self.step, self.batches)
-        self.runtime.average_buffers(list(self.runner.bare.values()))
+        self.runtime.average_buffers([*self.runner.bare.values(), self.objective])
         self.step += 1
         self.images += self.config.train.batch_size
         # Where one withheld update ends the run nothing need be kept back.
         still = self.runner.watch.stood_still if self.runner.may_go_on else None
         self.averaged.update(self.runner.bare, self.images, self.config.train.batch_size, still)
+        self.adaptation.after_step(self)
 
     def read_meter(self) -> dict[str, float]:
         return self.runner.meter.read(self.runtime)
@@ -316,11 +316,12 @@ class Trainer:
         """Take a checkpoint, which is written while training goes on, whole or not at all; every process must call it.
 
         Raises:
-            CheckpointError: where the one before could not be written.
+            CheckpointError: where the one before could not be written, or processes do not hold the same.
             DivergedError: as `settle` does; what is not finite is never saved.
         """
         settle(self, {})
         self.await_save()
+        check_agreement(self)
         tensors, state = snapshot.take(self)
         if self.runtime.is_main:
             name, config = checkpoints.checkpoint_name(self.step), dump_yaml(self.config)

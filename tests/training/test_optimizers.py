@@ -224,8 +224,12 @@ def test_no_averaging_is_a_copy() -> None:
 
 
 class _Alone:
-    world_size = 1
+    world_size, rank = 1, 0
     device = torch.device("cpu")
+
+    @staticmethod
+    def gather(rows: torch.Tensor) -> torch.Tensor:
+        return rows
 
     @staticmethod
     def sum(values: torch.Tensor) -> torch.Tensor:

@@ -245,6 +245,44 @@ def reductions(config: Config, out: str) -> None:
     trainer.runtime.barrier()
 
 
+def states(config_file: str, out: str, overrides: list[str]) -> None:
+    """Games with a state of their own: each straight through and broken off, with state that differs, and set up."""
+    rank = int(os.environ["RANK"])
+    told: dict[str, Any] = {}
+
+    def run(name: str, game: str, *more: str, stop_at: int = 0) -> Trainer:
+        trainer = Trainer(load_config(config_file, [*overrides, *more, f"objective.type={game}", f"name={name}"]))
+        trainer.hooks.insert(0, Stop(stop_at))
+        try:
+            trainer.train()
+        except PreemptedError:
+            assert trainer.step == stop_at
+        return trainer
+
+    for game in ("test_lecam", "test_adaptive"):
+        trainer = run(f"{game}-straight", game)
+        told[f"{game}-state"] = torch.cat([b.flatten().double() for b in trainer.objective.buffers()]).tolist()
+        run(f"{game}-broken", game, stop_at=5)
+        run(f"{game}-broken", game)
+    for count in ("same", "own"):
+        try:
+            run(count, "test_lecam", f"objective.count={count}", "train.kimg=0.064")
+            told[count] = "done"
+        except UserError as error:
+            told[count] = f"{type(error).__name__}: {error}"
+    config = load_config(
+        config_file, [*overrides, "objective.type=test_from_data", "name=setup", "train.accumulation=2"]
+    )
+    trainer = Trainer(config)
+    batch = trainer.objective.set_up_with
+    found = {"images": batch.images, "z": batch.draw("z").normal(4), "offset": trainer.objective.offset}
+    for kind, networks in (("network", trainer.runner.bare), ("average", trainer.averaged.networks)):
+        found |= {f"{kind}/{n}.{k}": v for n, module in networks.items() for k, v in module.state_dict().items()}
+    save_file({name: value.detach().clone().contiguous() for name, value in found.items()}, f"{out}.setup.{rank}")
+    Path(f"{out}.{rank}").write_text(json.dumps(told))
+    trainer.runtime.barrier()
+
+
 def gathered(config_file: str, out: str, overrides: list[str]) -> None:
     """Gathers rows, and leaves the first and second derivatives of a function of all of them."""
     import warnings
@@ -265,7 +303,7 @@ OF_A_CONFIG = {
     "train": lambda config, out: gantk.train(config),
     **{each.__name__: each for each in (batches, drawn, opened, poison, reductions, unlogged)},
 }
-OF_A_FILE = {each.__name__: each for each in (boundaries, faults, gathered, gradients)}
+OF_A_FILE = {each.__name__: each for each in (boundaries, faults, gathered, gradients, states)}
 
 
 def main() -> None:

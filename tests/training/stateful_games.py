@@ -1,0 +1,103 @@
+"""Games with a state of their own, named in a config by `plugins`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from gantk.networks import Family
+from gantk.objectives import OBJECTIVES, Batch, Terms
+from gantk.objectives.base import Networks
+from gantk.objectives.gan import GAN, GANConfig
+
+
+class LeCamConfig(GANConfig):
+    type: Literal["test_lecam"] = "test_lecam"  # type: ignore[assignment]
+    weight: float = 0.1
+    poison_at: int = -1
+    """The update of the discriminator whose real images are infinite."""
+    count: Literal["none", "same", "own"] = "none"
+    """What the integer buffer counts: nothing, images, or what is another number on each process."""
+
+
+@OBJECTIVES.register("test_lecam")
+class LeCam(GAN):
+    """The discriminator is drawn towards moving averages of its own logits (Tseng et al. 2021)."""
+
+    Config = LeCamConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.register_buffer("ema", torch.zeros(2))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.updates = 0
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        if self.updates == self.config.poison_at:
+            batch = replace(batch, images=batch.images * float("inf"))
+        self.updates += 1
+        terms = super().discriminator_loss(networks, batch)
+        real = self.judge(networks, batch.images)
+        fake = self.judge(networks, self.fake(networks, batch).detach())
+        with torch.no_grad():
+            self.ema.lerp_(torch.stack([real.mean(), fake.mean()]).to(self.ema.dtype), 0.1)
+            if self.config.count != "none":
+                self.count += len(batch) if self.config.count == "same" else batch.index.sum()
+        distance = (real - self.ema[1]).square().mean() + (fake - self.ema[0]).square().mean()
+        return Terms(terms.loss + self.config.weight * distance, terms.log)
+
+
+class AdaptiveConfig(GANConfig):
+    type: Literal["test_adaptive"] = "test_adaptive"  # type: ignore[assignment]
+    poison_at: int = -1
+
+
+@OBJECTIVES.register("test_adaptive")
+class Adaptive(GAN):
+    """A strength of noise that follows what the discriminator believes, to the last bit of it."""
+
+    Config = AdaptiveConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.register_buffer("strength", torch.zeros(()))
+        self.calls: list[tuple[int, dict[str, float]]] = []
+        self.updates = 0
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        noise = batch.draw("noise").normal(*batch.images.shape[1:])
+        scale = float("inf") if self.updates == self.config.poison_at else 1
+        self.updates += 1
+        return super().discriminator_loss(
+            networks, replace(batch, images=(batch.images + self.strength * noise) * scale)
+        )
+
+    def adapt(self, images: int, means: Mapping[str, float]) -> None:
+        self.calls.append((images, dict(means)))
+        self.strength += 0.1 * means["d/real"] + 0.01 * means["d/grad_norm"]
+
+
+class FromDataConfig(GANConfig):
+    type: Literal["test_from_data"] = "test_from_data"  # type: ignore[assignment]
+
+
+@OBJECTIVES.register("test_from_data")
+class FromData(GAN):
+    """Begins at the mean of the images that it is set up with, and some noise of each process's own."""
+
+    Config = FromDataConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.register_buffer("offset", torch.zeros(()))
+        self.set_up_with: Batch | None = None
+
+    def setup(self, batch: Batch) -> None:
+        self.set_up_with = batch
+        self.offset.copy_(batch.images.mean() + torch.rand(()))
+        for network in self.networks.values():
+            for parameter in network.parameters():
+                parameter.add_(batch.images.mean() + 0.01 * torch.rand(()))
