@@ -358,14 +358,17 @@ class Runtime:
             return
         # Those of a synchronised batch norm are equal already.
         parts = [part for module in modules for part in module.modules() if not isinstance(part, nn.SyncBatchNorm)]
-        buffers = [b for part in parts for b in part.buffers(recurse=False) if b.is_floating_point()]
-        if not buffers:
+        self.average([b for part in parts for b in part.buffers(recurse=False) if b.is_floating_point()])
+
+    def average(self, values: list[Tensor]) -> None:
+        """Floating-point tensors, averaged over the processes in place."""
+        if self.world_size == 1 or not values:
             return
-        flat = torch.cat([b.flatten() for b in buffers])
+        flat = torch.cat([value.flatten() for value in values])
         dist.all_reduce(flat)
         flat /= self.world_size
-        for buffer, piece in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(piece.view_as(buffer))
+        for value, piece in zip(values, flat.split([value.numel() for value in values]), strict=True):
+            value.copy_(piece.view_as(value))
 
     @torch.no_grad()
     def broadcast(self, modules: list[nn.Module]) -> None:

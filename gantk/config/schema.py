@@ -309,7 +309,8 @@ class CollapseConfig(Section):
     learning_rate_factor: Factor | dict[str, Factor] = 1.0
     """`rollback`: multiplies the learning rates, anew at each rollback: of all optimisers, or of those named: `{g: 0.1}`."""
     from_kimg: float = Field(0.0, ge=0)
-    """No stop and no rollback before so many thousand images: an untrained generator has no variety to lose."""
+    """No stop and no rollback before this many thousand images; nor, whatever it is, before the samples have once been
+    varied: an untrained generator has no variety to lose."""
     monitor: bool = True
     """Look at 64 fixed samples and at the discriminator's beliefs between evaluations (below 1 % of the training's time);
     signs of collapse call the next evaluation at once."""

@@ -169,6 +169,21 @@ class Objective(nn.Module):
         images: Tensor = networks["generator"](z, labels)
         return images
 
+    def run_averages(self, networks: Networks, z: Tensor, labels: Tensor | None, real: Callable[[], Batch]) -> None:
+        """Run the averaged networks once, for the batch-norm statistics of their averaged weights.
+
+        By default it draws samples, with `generate`. An objective that averages a network which takes real images (an
+        encoder) overrides it, and runs that one as well.
+
+        Args:
+            networks: by name: averages with batch norm as in training and all else as in evaluation; the others as they
+                are, in evaluation mode.
+            z: [N, latent_dim].
+            labels: int64 [N], classes with their shares of the data, where the networks use them.
+            real: gives N real images when it is called, which reads them: always the same ones, and numbers with them.
+        """
+        self.generate(networks, z, labels)
+
     def judge(self, networks: Networks, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Logits of images [N, C, H, W] in [−1, 1], one for each or for each group; None where no network judges images alone."""
         return None

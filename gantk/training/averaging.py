@@ -14,9 +14,9 @@ from gantk.networks.layers import iterate, spectral_norms
 class Averaged:
     """Exponential moving averages of networks, with a half-life in images, kept on every process.
 
-    Parameters are averaged; buffers (batch-norm statistics) are copied, for they are averages already, but for singular
-    vectors, which go one power iteration on towards those of the averaged weights. The half-life is at most a tenth of
-    the images seen so far, so that the random start is soon forgotten (Karras et al. 2020 do alike).
+    Parameters are averaged. Buffers are copied, but for singular vectors, which go one power iteration on towards those of
+    the averaged weights; batch-norm statistics are estimated anew when they are needed (`reestimation.py`). The half-life
+    is at most a tenth of the images seen so far, so that the random start is soon forgotten (Karras et al. 2020 do alike).
     """
 
     def __init__(self, networks: dict[str, nn.Module], half_life_kimg: float) -> None:

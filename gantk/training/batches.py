@@ -93,12 +93,13 @@ class Batches:
         return [torch.arange(*self._span(micro)) for micro in range(self.accumulation)]
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """Images of one micro-batch on one process."""
         return self.batch_size // (self.world_size * self.accumulation)
 
     def _span(self, micro: int) -> tuple[int, int]:
-        start = (micro * self.world_size + self.rank) * self._size
-        return start, start + self._size
+        start = (micro * self.world_size + self.rank) * self.size
+        return start, start + self.size
 
     def begin_step(self, seen: int = 0) -> None:
         """Forget the last images, so that what a step plays on never depends on the step before it."""

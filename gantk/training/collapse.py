@@ -85,6 +85,13 @@ class CollapseGuard:
         action = self.config.action
         if report.verdict != "collapsed" or action == "warn" or trainer.images < self.config.from_kimg * 1000:
             return
+        if not trainer.monitor.varied:
+            if trainer.runtime.is_main:
+                log.warning(
+                    "collapsed at %g kimg, but its samples have never been varied, so nothing is lost yet: training goes on",
+                    trainer.kimg,
+                )
+            return
         reason = report.collapse["reasons"][0] if report.collapse["reasons"] else "no reason given"
         if action == "rollback":
             if not self.has_healthy:

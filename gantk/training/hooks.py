@@ -67,6 +67,7 @@ class Grids(Hook):
     """PNG grids of fixed latents, from the averaged generator."""
 
     def act(self, trainer: Trainer) -> None:
+        trainer.reestimation.refresh(trainer)
         if trainer.runtime.is_main:
             path = trainer.folder / "samples" / f"{trainer.images:010d}.png"
             trainer.sampler.save_picture(trainer.config.samples.count, path)

@@ -49,6 +49,16 @@ def mean_distance(features: Tensor) -> Tensor:
     return distances.sum() / (len(features) * (len(features) - 1))
 
 
+def _signs(diversity: float, duplicates: float) -> list[str]:
+    """The signs of a lack of variety, in words."""
+    signs = []
+    if not diversity >= DIVERSITY:
+        signs.append(f"the fixed samples differ {diversity:.2g} times as much as real images do")
+    if not duplicates <= DUPLICATES:
+        signs.append(f"{duplicates:.0%} of the fixed samples are near-duplicates (1 % of real images are)")
+    return signs
+
+
 class Monitor:
     """Looks at a few fixed samples now and then, and at what the discriminator believes.
 
@@ -60,14 +70,17 @@ class Monitor:
         self._log_every = log_every_kimg
         self._every = max(1, math.ceil(EVERY_KIMG / log_every_kimg - 1e-9))
         self._real: tuple[Tensor, Tensor] | None = None
+        self.varied = False
+        """Whether the samples have ever been varied, as a look or a verdict says: what never was cannot be lost."""
         self.armed = False
-        """Whether the samples have once been varied: before that, a lack of variety is nothing new."""
+        """Whether the samples have been varied since the last sign: before that, a lack of variety is nothing new."""
         self.belief_armed = True
         """Whether the discriminator has been uncertain since its certainty last called an evaluation."""
         self.wants_evaluation = False
 
     def state(self) -> dict[str, Any]:
         return {
+            "varied": self.varied,
             "armed": self.armed,
             "belief_armed": self.belief_armed,
             "wants_evaluation": self.wants_evaluation,
@@ -75,6 +88,7 @@ class Monitor:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.armed, self.wants_evaluation = bool(state.get("armed")), bool(state.get("wants_evaluation"))
+        self.varied = bool(state.get("varied", self.armed))
         self.belief_armed = bool(state.get("belief_armed", True))
 
     def due(self, images: int) -> bool:
@@ -86,13 +100,24 @@ class Monitor:
         """Adds `monitor/diversity` and `monitor/duplicates` to the meter, where a look is due."""
         if not self.due(trainer.images):
             return
+        diversity, duplicates = self._look(trainer)
+        trainer.runner.meter.add("monitor/diversity", diversity)
+        trainer.runner.meter.add("monitor/duplicates", duplicates)
+
+    @torch.no_grad()
+    def note_variety(self, trainer: Trainer, verdict: str) -> None:
+        """Beside an evaluation: whether its samples are varied. Waits for the device, until they once were."""
+        if not self.varied:
+            diversity, duplicates = self._look(trainer)
+            self.varied = verdict == "ok" or not _signs(float(diversity), float(duplicates))
+
+    def _look(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
+        """Diversity and the share of near-duplicates of the fixed samples, scalars on the device."""
         if self._real is None:
             self._real = self._look_at_real(trainer)
         real_distance, near = self._real
         samples = coarse(trainer.sampler.raw(np.arange(SAMPLES), trainer.sampler.labels(np.arange(SAMPLES))))
-        meter = trainer.runner.meter
-        meter.add("monitor/diversity", mean_distance(samples) / real_distance)
-        meter.add("monitor/duplicates", (nearest(samples) <= near).float().mean())
+        return mean_distance(samples) / real_distance, (nearest(samples) <= near).float().mean()
 
     def _look_at_real(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
         """The mean distance of real images, and that below which 1 % of them have a neighbour among as many as are looked at."""
@@ -110,12 +135,8 @@ class Monitor:
         signs: list[str] = []
         diversity, duplicates = values.get("monitor/diversity"), values.get("monitor/duplicates")
         if diversity is not None and duplicates is not None:
-            if diversity < DIVERSITY:
-                signs.append(f"the fixed samples differ {diversity:.2g} times as much as real images do")
-            if duplicates > DUPLICATES:
-                signs.append(f"{duplicates:.0%} of the fixed samples are near-duplicates (1 % of real images are)")
-            if not signs and not self.armed:
-                self.armed = True
+            signs = _signs(diversity, duplicates)
+            self.varied, self.armed = self.varied or not signs, self.armed or not signs
         certain: list[str] = []
         for name, real in values.items():
             if name.endswith("/real") and (phase := name.removesuffix("/real")) + "/fake" in values:

@@ -39,6 +39,7 @@ from gantk.training.hooks import (
 from gantk.training.monitors import Monitor
 from gantk.training.nonfinite import Buffers, settle
 from gantk.training.phases import PhaseRunner
+from gantk.training.reestimation import Reestimation
 from gantk.training.signals import Signals, Stopped
 from gantk.training.start import check_batch, find_start, set_up, take_lock
 
@@ -81,6 +82,7 @@ class Trainer:
         self._agree_at = 0
         self.guard = CollapseGuard(config.collapse)
         self.monitor = Monitor(config.train.log_every_kimg)
+        self.reestimation = Reestimation()
         self.signals = Signals()
         self._background = Background()
         self._clock = (time.perf_counter(), 0)
@@ -267,6 +269,7 @@ class Trainer:
         from gantk.scoring import best_value, generated_images, is_better, write_report
 
         settle(self, {})
+        self.reestimation.refresh(self)
         config = self.config.evaluate
         if self._evaluator is None:
             self._evaluator = self._build_evaluator()
@@ -292,6 +295,8 @@ class Trainer:
         if self.guard.prefers(report.verdict, better):
             self.best, self.best_is_new, self.guard.best_verdict = score, True, report.verdict
         self.monitor.wants_evaluation = False
+        if self.config.collapse.action != "warn":
+            self.monitor.note_variety(self, report.verdict)
         if self.runtime.is_main:
             picture = write_report(self.folder / "eval" / f"{self.images:010d}.json", report)
             gap = discriminator_gap(self)
@@ -320,6 +325,7 @@ class Trainer:
             DivergedError: as `settle` does; what is not finite is never saved.
         """
         settle(self, {})
+        self.reestimation.refresh(self)
         self.await_save()
         check_agreement(self)
         tensors, state = snapshot.take(self)

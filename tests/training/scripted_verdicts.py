@@ -19,6 +19,8 @@ from gantk.training.trainer import Trainer
 class Scripted:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        # Networks this young are not varied: `$NEVER_VARIED` leaves it to the look at their samples.
+        trainer.monitor.varied = trainer.monitor.varied or "NEVER_VARIED" not in os.environ
         self.told = 0
 
     def evaluate(self, fake: Any) -> Report:

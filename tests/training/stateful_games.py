@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
 from gantk.networks import Family
-from gantk.objectives import OBJECTIVES, Batch, Terms
+from gantk.objectives import OBJECTIVES, Batch, Phase, Terms
 from gantk.objectives.base import Networks
 from gantk.objectives.gan import GAN, GANConfig
 
@@ -101,3 +101,44 @@ class FromData(GAN):
         for network in self.networks.values():
             for parameter in network.parameters():
                 parameter.add_(batch.images.mean() + 0.01 * torch.rand(()))
+
+
+class EncoderConfig(GANConfig):
+    type: Literal["test_encoder"] = "test_encoder"  # type: ignore[assignment]
+    runs: bool = True
+    """Whether the averaged encoder is run for its statistics."""
+
+
+@OBJECTIVES.register("test_encoder")
+class WithEncoder(GAN):
+    """An averaged encoder with batch norm learns to find the z of generated images; real ones are what it is for."""
+
+    Config = EncoderConfig
+    averaged = ("generator", "encoder")
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        side = family.resolution
+        self.networks["encoder"] = torch.nn.Sequential(
+            torch.nn.Conv2d(family.channels, 8, 3, padding=1, bias=False),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.LeakyReLU(0.2),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8 * side * side, family.latent_dim, bias=False),
+            torch.nn.BatchNorm1d(family.latent_dim),
+        )
+        self.phases = (*self.phases, Phase("e", ("encoder",), self.encoder_loss, batch="same"))
+
+    def encoder_loss(self, networks: Networks, batch: Batch) -> Terms:
+        z = self.latent(batch.draw("z"))
+        with torch.no_grad():
+            images = self.generate(networks, z)
+        loss = (networks["encoder"](images) - z).square().mean()
+        return Terms(loss, {"loss": loss.detach()})
+
+    def run_averages(
+        self, networks: Networks, z: torch.Tensor, labels: torch.Tensor | None, real: Callable[[], Batch]
+    ) -> None:
+        super().run_averages(networks, z, labels, real)
+        if self.config.runs:
+            networks["encoder"](real().images)

@@ -247,6 +247,10 @@ def reductions(config: Config, out: str) -> None:
 
 def states(config_file: str, out: str, overrides: list[str]) -> None:
     """Games with a state of their own: each straight through and broken off, with state that differs, and set up."""
+    from gantk.training import trainer as module
+
+    # Asked after every step, so that both stop at the same one.
+    module.AGREE_SECONDS = 0.0
     rank = int(os.environ["RANK"])
     told: dict[str, Any] = {}
 
