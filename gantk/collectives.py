@@ -1,0 +1,52 @@
+"""Collectives through which gradients flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """[N, …] of each process to [world · N, …], through which gradients flow back to every process.
+
+    For losses on batch statistics: each process computes the whole batch's loss, and the average that DDP takes of the
+    gradients is then the gradient of that loss.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate every process's rows; the gradient of a row is the sum of what all processes send back for it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        own: Tensor = _SumOfOwnRows.apply(gradient)
+        return own
+
+
+class _SumOfOwnRows(torch.autograd.Function):
+    """The adjoint of `_Gather`: sum [world · N, …] over processes, and keep this process's N rows."""
+
+    @staticmethod
+    def forward(ctx: Any, gathered: Tensor) -> Tensor:
+        # A copy: what autograd hands over must not be changed.
+        total = gathered.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gathered: Tensor = _Gather.apply(gradient)
+        return gathered
