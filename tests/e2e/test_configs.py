@@ -60,13 +60,14 @@ SMALLER = {"wgan_gp", "r3gan_small", "sngan", "dcgan_diffaugment"}
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", TWINS)
-def test_real_twin_trains(name: str, real_data: Path, project_root: Path) -> None:
+def test_real_twin_trains(name: str, request: pytest.FixtureRequest, project_root: Path) -> None:
     data, shape = TWINS[name]
+    folder = request.getfixturevalue("real_mnist" if data == "mnist" else "real_data")
     run = gantk.train(
         project_root / "configs" / f"{name}.yaml",
         "data.source=parquet",
-        f"data.path={real_data / f'{data}_train.parquet'}",
-        f"data.heldout_path={real_data / f'{data}_test.parquet'}",
+        f"data.path={folder / f'{data}_train.parquet'}",
+        f"data.heldout_path={folder / f'{data}_test.parquet'}",
         "train.kimg=3.84",
         "train.threads=1",
         "train.log_every_kimg=0.64",

@@ -310,9 +310,9 @@ def shown(root: Path, config: str, *overrides: str) -> tuple[Any, list[dict[str,
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_the_demonstration_is_collapsed_from_its_first_evaluation(real_data: Path, project_root: Path) -> None:
+def test_the_demonstration_is_collapsed_from_its_first_evaluation(real_mnist: Path, project_root: Path) -> None:
     """Its grids are two or three images drawn again and again, in docs/images/collapse_demo.png."""
-    _, reports = shown(project_root, "collapse_demo", *mnist(real_data), "train.kimg=24")
+    _, reports = shown(project_root, "collapse_demo", *mnist(real_mnist), "train.kimg=24")
     assert [report["collapse"]["verdict"] for report in reports] == ["collapsed"] * len(reports)
     assert len(reports) >= 3
     assert "near-duplicates" in reports[0]["collapse"]["reasons"][0]

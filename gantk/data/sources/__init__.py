@@ -35,6 +35,10 @@ def _open(config: DataConfig, progress: bool) -> tuple[Source, Source | None]:
         from gantk.data.sources.arrays import DigitsSource
 
         return DigitsSource(use_labels=config.use_labels), None
+    if config.source == "mnist5k":
+        from gantk.data.sources.mnist5k import Mnist5kSource
+
+        return Mnist5kSource(use_labels=config.use_labels), None
     if config.source == "parquet":
         from gantk.data.sources.tables import ParquetSource
 
