@@ -102,6 +102,13 @@ def evaluate(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and count them.")
     ] = False,
+    image_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of parquet files: the column of images, where several could be it."),
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of parquet files: the column of classes.")
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Cross-check --images with torch-fidelity and torchmetrics, side by side."),
@@ -135,6 +142,11 @@ def evaluate(
         )
     if skip_unreadable and images is None:
         raise ConfigError("`--skip-unreadable` goes with `--images`; a run's own data is checked when it is prepared")
+    if (image_column or label_column) and images is None:
+        raise ConfigError(
+            "`--image-column` and `--label-column` go with `--images`; those of a run's own data are `data.image_column` and "
+            "`data.label_column` of its config"
+        )
     if verify and images is None:
         raise ConfigError("`--verify` goes with `--images PATH --reference PATH`")
     if verify and (fail_on or picture or heldout or metrics):
@@ -147,12 +159,11 @@ def evaluate(
     if fail_on and images is not None and reference is not None and heldout is None:
         scoring.check_can_collapse(reference)
 
+    reading = scoring.Reading(skip_unreadable, image_column, label_column)
     if verify:
         assert images is not None
         assert reference is not None
-        check, lines = scoring.verify_images(
-            images, reference, device=device, extractor=extractor, skip_unreadable=skip_unreadable
-        )
+        check, lines = scoring.verify_images(images, reference, device=device, extractor=extractor, reading=reading)
         if is_main():
             typer.echo(json.dumps(check.to_dict(), indent=1) if as_json else check.table())
             for line in lines:
@@ -174,7 +185,7 @@ def evaluate(
         assert images is not None
         assert reference is not None
         outcome = scoring.evaluate_images(
-            images, reference, heldout, seed=seed or 0, device=device, skip_unreadable=skip_unreadable, **options
+            images, reference, heldout, seed=seed or 0, device=device, reading=reading, **options
         )
     if not is_main():
         return

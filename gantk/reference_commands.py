@@ -30,6 +30,7 @@ def build(
         ),
     ] = "pytorch-fid",
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="bf16 is for monitoring.")] = "fp32",
+    image_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of parquet: the column of images.")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu", help="`cpu` keeps off the accelerator.")] = "auto",
 ) -> None:
     """Work out the statistics of real images and write them.
@@ -40,7 +41,7 @@ def build(
 
     from gantk.errors import ConfigError
     from gantk.runtime import connect
-    from gantk.scoring import open_image_set, remarks
+    from gantk.scoring import Reading, open_image_set, remarks
 
     if out.suffix.lower() != ".npz":
         raise ConfigError(f"`--out {out}` must end in .npz")
@@ -48,7 +49,7 @@ def build(
         raise ConfigError(f"`--form {form}` is no form of statistics: choose pytorch-fid or adm")
     adm = form == "adm"
     place, is_main = connect(device)
-    real = open_image_set(images)[0]
+    real = open_image_set(images, Reading(image_column=image_column))[0]
     found = build_reference(real, extractor=extractor, precision=precision, spatial=adm, device=place, progress=is_main)
     if is_main:
         for line in remarks(real):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from gantk_eval import Evaluator, Report, distributed
 from gantk_eval.extractors.choice import choose_extractor
 from gantk_eval.extractors.inception import find_weights
+from gantk_eval.files import is_parquet
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
 from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
 from gantk_eval.metrics import GENERIC, METRICS, find_metric
@@ -27,6 +28,15 @@ from gantk.runs import find_checkpoint
 from gantk.runtime import connect
 from gantk.sampling import Sampler, load_sampler
 from gantk.tracking import log_evaluation
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sets of images are read: see `gantk_eval.open_images`. The columns are those of all sets that are parquet."""
+
+    skip_unreadable: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
 
 
 class Scores(Protocol):
@@ -213,12 +223,13 @@ def evaluate_images(
     *,
     seed: int = 0,
     device: str = "auto",
-    skip_unreadable: bool = False,
+    reading: Reading | None = None,
     **options: Any,
 ) -> Outcome:
     """Score any set of images against another, or against the statistics of one."""
     place, is_main = connect(device)
-    fake, _ = open_image_set(images, skip_unreadable)
+    reading = reading or Reading()
+    fake, _ = open_image_set(images, reading)
     notes = [f"scored {images} against {reference}", *remarks(fake)]
     both = holds_images_too(reference)
     named = options.get("metrics") or ()
@@ -238,7 +249,7 @@ def evaluate_images(
         statistics = read_reference(reference)
         report = evaluate_against_statistics(fake, statistics, device=place, progress=is_main, **options)
         return Outcome(report, notes)
-    real, other = open_image_set(reference, skip_unreadable)
+    real, other = open_image_set(reference, reading)
     if both:
         notes.append(
             f"{reference} holds statistics and {len(real):,} images, and all scores are against the images: ask for FID and sFID "
@@ -249,7 +260,7 @@ def evaluate_images(
             raise DataError(
                 f"`--heldout {heldout}` is the reference itself: name other real images, which the reference does not hold"
             )
-        other = open_image_set(heldout, skip_unreadable)[0]
+        other = open_image_set(heldout, reading)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
     report = evaluator.evaluate(fake)
     return Outcome(report, [*notes, *remarks(real), *remarks(other)])
@@ -278,7 +289,7 @@ def remarks(images: ImageSet | None) -> list[str]:
 
 
 def verify_images(
-    images: str, reference: str, *, device: str = "auto", extractor: str | None = None, skip_unreadable: bool = False
+    images: str, reference: str, *, device: str = "auto", extractor: str | None = None, reading: Reading | None = None
 ) -> tuple[Verification, list[str]]:
     """Cross-check the scores of two sets with torch-fidelity and torchmetrics, on the images themselves.
 
@@ -291,15 +302,20 @@ def verify_images(
     if holds_statistics(reference) and not holds_images_too(reference):
         raise ConfigError(f"`--verify` compares images, and {reference} holds statistics of them: name the real images")
     weights, custom = find_weights(choice.file)
-    sets = [open_image_set(path, skip_unreadable)[0] for path in (images, reference)]
+    sets = [open_image_set(path, reading)[0] for path in (images, reference)]
     found = verify(sets[0], sets[1], weights, custom=custom, device=place, progress=is_main)
     return found, [line for image_set in sets for line in remarks(image_set)]
 
 
-def open_image_set(path: str, skip_unreadable: bool = False) -> tuple[ImageSet, ImageSet | None]:
+def open_image_set(path: str, reading: Reading | None = None) -> tuple[ImageSet, ImageSet | None]:
     """The images at `path`, and the held-out ones, where `path` is a config (whose data is meant)."""
+    reading = reading or Reading()
     if Path(path).suffix in (".yaml", ".yml"):
         config = load_config(path)
         dataset = open_datasets(config, progress=distributed.rank() == 0, names=[""])[""]
         return dataset.train, dataset.heldout
-    return open_images(path, skip_unreadable=skip_unreadable), None
+    # Columns are of parquet files, and only some of the sets may be such.
+    columns = asdict(reading)
+    if not is_parquet(Path(path).expanduser()):
+        columns |= {"image_column": None, "label_column": None}
+    return open_images(path, **columns), None

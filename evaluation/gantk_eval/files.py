@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 
 from gantk_eval.errors import DataError
 from gantk_eval.images import FORMATS, Header, content_fingerprint, decode, is_grey_mode, read_header
-
-__all__ = ["EncodedFiles", "EncodedImages", "FolderFiles", "ParquetFiles", "ZipFiles", "open_encoded"]
-
-EXTENSIONS = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".jfif",
+from gantk_eval.walk import (
+    Classes,
+    ending_counts,
+    find_parquet,
+    image_endings,
+    is_hidden,
+    is_image,
+    left_out_sentence,
+    list_images,
 )
+
+__all__ = ["EncodedFiles", "EncodedImages", "FolderFiles", "ZipFiles", "is_parquet", "open_encoded"]
+
 KEEP_DECODED = 1 << 30  # bytes of pixels up to which a set is decoded once and then kept in memory
-LABEL_COLUMNS = ("label", "labels", "class", "class_label", "fine_label", "target")
 
 
 class EncodedFiles(Protocol):
@@ -41,6 +36,8 @@ class EncodedFiles(Protocol):
     name: str
     labels: np.ndarray | None
     class_names: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    """Sentences on files and labels that are left aside."""
 
     def __len__(self) -> int: ...
 
@@ -51,36 +48,23 @@ class EncodedFiles(Protocol):
         """What to call image `index` in a message."""
 
 
-def _classes(paths: Sequence[PurePosixPath]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels from the first sub-folder, below the folder that all share; None unless every image is in one of several."""
-    common = 0
-    while all(len(p.parts) > common + 1 for p in paths) and len({p.parts[common] for p in paths}) == 1:
-        common += 1
-    if any(len(p.parts) < common + 2 for p in paths):
-        return None, None
-    names = sorted({p.parts[common] for p in paths})
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[p.parts[common]] for p in paths], dtype=np.int64), tuple(names)
-
-
-def _wanted(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in EXTENSIONS
+def _no_images(where: Path, left_out: Counter[str]) -> DataError:
+    others = f"{sentence}; " if (sentence := left_out_sentence(left_out)) else ""
+    return DataError(f"{where} holds no images; {others}give {FORMATS} (of {', '.join(sorted(image_endings()))})")
 
 
 class FolderFiles:
-    """The image files below a folder, in the order of their paths; sub-folders are classes."""
+    """The image files at any depth below a folder, as `walk` lists them; sub-folders are classes."""
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         self._folder = folder
-        found = (PurePosixPath(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file())
-        self._paths = sorted((p for p in found if _wanted(p)), key=str)
+        self._paths, left_out = list_images(folder)
         if not self._paths:
-            raise DataError(f"{folder} holds no images ({', '.join(EXTENSIONS)}); give {FORMATS}")
-        self.labels, self.class_names = _classes(self._paths)
+            raise _no_images(folder, left_out)
+        classes = Classes.of(self._paths)
+        self.labels, self.class_names = classes.labels, classes.names
+        self.notes = tuple(filter(None, (left_out_sentence(left_out), classes.aside())))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -100,13 +84,20 @@ class ZipFiles:
         self._lock = threading.Lock()
         try:
             self._zip = zipfile.ZipFile(path)
-            names = self._zip.namelist()
+            members = [member.filename for member in self._zip.infolist() if not member.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise DataError(f"cannot read {path}: {error}; give {FORMATS}") from error
-        self._paths = sorted((p for p in map(PurePosixPath, names) if _wanted(p)), key=str)
+        # Some programs on Windows write their own separator, against the format.
+        found = sorted((name.replace("\\", "/"), name) for name in members if not name.endswith("\\"))
+        found = [(name, member) for name, member in found if not is_hidden(name)]
+        left_out = ending_counts(name for name, _ in found if not is_image(name))
+        self._members = [member for name, member in found if is_image(name)]
+        self._paths = [name for name, _ in found if is_image(name)]
         if not self._paths:
-            raise DataError(f"{path} holds no images ({', '.join(EXTENSIONS)}); give {FORMATS}")
-        self.labels, self.class_names = _classes(self._paths)
+            raise _no_images(path, left_out)
+        classes = Classes.of(self._paths)
+        self.labels, self.class_names = classes.labels, classes.names
+        self.notes = tuple(filter(None, (left_out_sentence(left_out), classes.aside())))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -114,7 +105,7 @@ class ZipFiles:
     def data(self, index: int) -> bytes:
         try:
             with self._lock:
-                return self._zip.read(str(self._paths[index]))
+                return self._zip.read(self._members[index])
         except (OSError, zipfile.BadZipFile, RuntimeError, KeyError, ValueError) as error:
             raise DataError(f"cannot read {self.file(index)}: {error}; repair or remove that image") from error
 
@@ -122,143 +113,12 @@ class ZipFiles:
         return f"{self.name}/{self._paths[index]}"
 
 
-class ParquetFiles:
-    """A column of encoded images, and of integer classes where there is one, in one or several parquet files.
-
-    `image_column`, `label_column`: by default found from the Hugging Face schema in the file, or by type and name.
-    Raises DataError, listing the columns there are, where a column is missing or the choice is not clear.
-    Only the row groups in use are in memory.
-    """
-
-    def __init__(
-        self,
-        paths: Path | Sequence[Path],
-        *,
-        image_column: str | None = None,
-        label_column: str | None = None,
-        use_labels: bool = True,
-    ) -> None:
-        import pyarrow.parquet as pq
-
-        self._paths = [paths] if isinstance(paths, Path) else list(paths)
-        self.name = str(self._paths[0]) if len(self._paths) == 1 else str(self._paths[0].parent)
-        self._groups: list[tuple[int, int]] = []  # (file, row group)
-        self._starts: list[int] = []
-        self._open: list[Any] = []
-        self._cache: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
-        count = 0
-        for number, path in enumerate(self._paths):
-            try:
-                file = pq.ParquetFile(path, memory_map=True)
-            except Exception as error:
-                raise DataError(
-                    f"cannot read {path}: {str(error).splitlines()[0]}; give a whole parquet file"
-                ) from error
-            self._open.append(file)
-            for group in range(file.metadata.num_row_groups):
-                self._groups.append((number, group))
-                self._starts.append(count)
-                count += file.metadata.row_group(group).num_rows
-        self._count = count
-        if count == 0:
-            raise DataError(f"{self.name} holds no rows; give {FORMATS}")
-        schema = self._open[0].schema_arrow
-        features = _hub_features(schema)
-        self.image_column = image_column or self._find_images(schema, features)
-        self._check_column(schema, self.image_column)
-        self.label_column: str | None = None
-        self.labels: np.ndarray | None = None
-        self.class_names: tuple[str, ...] | None = None
-        if use_labels:
-            self._read_labels(schema, features, label_column)
-
-    def _check_column(self, schema: Any, column: str) -> None:
-        if column not in schema.names:
-            raise DataError(f"{self.name} has no column `{column}` (it has {', '.join(schema.names)})")
-
-    def _find_images(self, schema: Any, features: dict[str, Any]) -> str:
-        import pyarrow as pa
-
-        marked = [n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"]
-        found = [n for n in marked if n in schema.names] or [
-            field.name
-            for field in schema
-            if pa.types.is_binary(field.type)
-            or pa.types.is_large_binary(field.type)
-            or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-        ]
-        if len(found) != 1:
-            which = "several columns that may hold images" if found else "no column of encoded images"
-            raise DataError(f"{self.name} has {which} (columns: {', '.join(schema.names)}); name the image column")
-        return found[0]
-
-    def _read_labels(self, schema: Any, features: dict[str, Any], wanted: str | None) -> None:
-        import pyarrow as pa
-
-        if wanted is not None:
-            self._check_column(schema, wanted)
-            column: str | None = wanted
-        else:
-            classes = [n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"]
-            named = [n for n in LABEL_COLUMNS if n in schema.names and pa.types.is_integer(schema.field(n).type)]
-            column = classes[0] if len(classes) == 1 else next(iter(named), None)
-        if column is None:
-            return
-        if not pa.types.is_integer(schema.field(column).type):
-            raise DataError(
-                f"column `{column}` of {self.name} holds {schema.field(column).type}; labels must be integers"
-            )
-        values = [f.read(columns=[column]).column(0).to_pandas().to_numpy() for f in self._open]
-        labels = np.concatenate(values)
-        if labels.dtype.kind not in "iu" or labels.min() < 0:  # null or -1: the hub's way to say "not given"
-            if wanted is not None:
-                raise DataError(
-                    f"column `{column}` of {self.name} has missing or negative labels; classes count from 0"
-                )
-            return
-        self.label_column, self.labels = column, labels.astype(np.int64)
-        names = features.get(column, {}).get("names") if isinstance(features.get(column), dict) else None
-        self.class_names = tuple(names) if names else None
-
-    def __len__(self) -> int:
-        return self._count
-
-    def data(self, index: int) -> bytes:
-        group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        with self._lock:
-            column = self._cache.get(group)
-            if column is None:
-                number, inside = self._groups[group]
-                column = self._open[number].read_row_group(inside, columns=[self.image_column]).column(0)
-                self._cache[group] = column
-                if len(self._cache) > 2:
-                    self._cache.popitem(last=False)
-            value = column[index - self._starts[group]].as_py()
-        if isinstance(value, dict):
-            value = value.get("bytes")
-        if not isinstance(value, bytes):
-            raise DataError(f"cannot read {self.file(index)}: the row holds no encoded image; remove that row")
-        return value
-
-    def file(self, index: int) -> str:
-        return f"{self.name}, row {index}"
-
-
-def _hub_features(schema: Any) -> dict[str, Any]:
-    """The `datasets` feature schema that the hub's parquet files carry; empty where there is none."""
-    try:
-        return dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
 class ReadableFiles:
     """The files that can be decoded; `skipped` names the others. Raises DataError where none can."""
 
     def __init__(self, files: EncodedFiles) -> None:
         self._files = files
-        self.name, self.class_names = files.name, files.class_names
+        self.name, self.class_names, self.notes = files.name, files.class_names, files.notes
         self._good: list[int] = []
         skipped = []
         for index in range(len(files)):
@@ -282,21 +142,34 @@ class ReadableFiles:
         return self._files.file(self._good[index])
 
 
-def open_encoded(path: Path) -> EncodedFiles:
-    """Lists the encoded images in a folder, a zip, a parquet file, or a folder of parquet files.
+def open_encoded(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> EncodedFiles:
+    """Lists the encoded images in a folder, a zip, a parquet file, a folder of parquet files at any depth, or those that a
+    pattern such as `folder/train-*.parquet` names. The columns are those of parquet files.
 
-    Raises DataError where there are none.
+    Raises DataError where there are none, or columns are named and the files are not parquet.
     """
+    if is_parquet(path):
+        from gantk_eval.parquet_files import ParquetFiles
+
+        found = find_parquet(path, "name one of them, by a file's name or folder/train-*.parquet")
+        return ParquetFiles(found, image_column=image_column, label_column=label_column)
+    for column in filter(None, (image_column, label_column)):
+        raise DataError(f"{path} is not parquet, and so has no column `{column}`; leave it out")
     if path.is_dir():
-        parquet = sorted(path.glob("*.parquet"))
-        if parquet and not any(p.suffix.lower() in EXTENSIONS for p in path.rglob("*")):
-            return ParquetFiles(parquet)
         return FolderFiles(path)
-    if path.suffix.lower() == ".parquet":
-        return ParquetFiles(path)
     if path.suffix.lower() == ".zip":
         return ZipFiles(path)
     raise DataError(f"{path} is not a set of images; give {FORMATS}")
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a path is a parquet file, a pattern of such, or a folder that holds some and no images."""
+    if path.suffix.lower() == ".parquet" and not path.is_dir():
+        return True
+    if not path.is_dir():
+        return False
+    images, others = list_images(path)
+    return not images and others[".parquet"] > 0
 
 
 _TREATMENT = {
@@ -334,12 +207,23 @@ def _notes(kinds: Counter[str], count: int, channels: int) -> tuple[str, ...]:
     return tuple(f"{number:,} of {count:,} images {words}" for number, words in told if number)
 
 
+@contextmanager
+def _offering_to_skip(offered: bool = True) -> Iterator[None]:
+    """Adds to the sentence on an image that cannot be read how to do without it."""
+    try:
+        yield
+    except DataError as error:
+        if not offered:
+            raise
+        raise DataError(f"{error}, or leave such images out by --skip-unreadable (skip_unreadable=True)") from error
+
+
 class EncodedImages:
     """Encoded files as an `ImageSet`: all of one size, decoded when read, and kept where a GiB is enough.
 
     `channels` None: 1 where every image is grey, else 3. `skip_unreadable`: every image is decoded at once, those that
-    fail are left out, and `skipped` lists their names. `notes`: a line for each kind of image that is not taken as it is
-    (transparent, 16-bit, …), which says how many there are and what is done with them.
+    fail are left out, and `skipped` lists their names. `notes`: a line on files and labels that are left aside, and one for each
+    kind of image that is not taken as it is (transparent, 16-bit, …), which says how many there are and what is done with them.
     Raises DataError where sizes differ or a header is not readable.
     """
 
@@ -358,7 +242,8 @@ class EncodedImages:
         example: dict[tuple[int, int], int] = {}
         kinds: Counter[str] = Counter()
         for index in range(len(files)):
-            header = read_header(files.data(index), name=files.file(index))
+            with _offering_to_skip(not skip_unreadable):
+                header = read_header(files.data(index), name=files.file(index))
             sizes[header.height, header.width] += 1
             example.setdefault((header.height, header.width), index)
             kinds.update(_kinds(header))
@@ -370,7 +255,7 @@ class EncodedImages:
                 f"{files.file(example[other])} is {other[1]}×{other[0]}; resize them to one size"
             )
         self._channels: Literal[1, 3] = channels or (1 if kinds["grey"] == len(files) else 3)
-        self.notes = _notes(kinds, len(files), self._channels)
+        self.notes = (*files.notes, *_notes(kinds, len(files), self._channels))
         self.shape: tuple[int, int, int] = (height, width, self._channels)
         self._kept: np.ndarray | None = None
         self._is_kept = np.zeros(len(files), dtype=bool)
@@ -384,7 +269,8 @@ class EncodedImages:
     def _decode(self, index: int) -> np.ndarray:
         if self._kept is not None and self._is_kept[index]:
             return self._kept[index]
-        pixels = decode(self._files.data(index), channels=self._channels, name=self._files.file(index))
+        with _offering_to_skip():
+            pixels = decode(self._files.data(index), channels=self._channels, name=self._files.file(index))
         if pixels.shape != self.shape:
             raise DataError(f"cannot read {self._files.file(index)}: its header and its pixels disagree on the size")
         if self._kept is not None:

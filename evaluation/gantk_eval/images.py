@@ -8,8 +8,10 @@ grey by its mode (`1`, `L`, `LA`, 16-bit grey), whatever its pixels are.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -46,6 +48,8 @@ def _named(data: bytes | Path, name: str | None) -> str:
 
 
 def _source(data: bytes | Path) -> Any:
+    if data == b"":
+        raise ValueError("it is empty and holds no image")
     return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
@@ -96,7 +100,13 @@ def _has_frames(image: Any) -> bool:
 
 def _unreadable(name: str, error: Exception) -> str:
     what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "cannot identify" in what:
+    if isinstance(error, FileNotFoundError):
+        what = f"there is no file {error.filename}" + (
+            "" if not os.path.islink(name) else ", which is a link to nothing"
+        )
+    elif isinstance(error, OSError) and error.strerror:
+        what = error.strerror.lower()
+    elif "cannot identify" in what:
         what = "it is no image that Pillow knows"
     return f"cannot read {name}: {what}; repair or remove that image"
 
@@ -185,6 +195,25 @@ def content_fingerprint(images: ImageSet) -> str:
     return digest.hexdigest()
 
 
+def words_as_classes(labels: Any, class_names: Sequence[str] | None) -> tuple[Any, Sequence[str] | None]:
+    """Labels that are words as their numbers in alphabetical order, and truth values as 0 and 1, with their names.
+
+    Where `class_names` has names already, words are their places in them; other labels are given back as they are.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind == "b":
+        return array.astype(np.int64), class_names or ("false", "true")
+    if array.dtype.kind == "O" and all(isinstance(word, str) for word in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind not in "UT" or array.ndim != 1:
+        return labels, class_names
+    words = tuple(map(str, np.unique(array)))
+    if class_names is not None and set(words) <= set(class_names):
+        words = tuple(class_names)
+    number = {word: place for place, word in enumerate(words)}
+    return np.array([number[str(word)] for word in array], dtype=np.int64), words
+
+
 def _check_labels(labels: Any, count: int, name: str) -> np.ndarray | None:
     if labels is None:
         return None
@@ -210,6 +239,8 @@ def _check_pixels(array: np.ndarray, name: str) -> np.ndarray:
                 seen = ", with NaN or infinity among them"
             else:
                 seen = f" from {sample.min():.4g} to {sample.max():.4g}"
+        if array.dtype.kind == "b":
+            raise DataError(f"{name} holds booleans, and images must be uint8; convert with x.astype(np.uint8) * 255")
         raise DataError(
             f"{name} holds {array.dtype} values{seen}, and images must be uint8; from [-1, 1] convert with "
             "(x * 127.5 + 128).clip(0, 255).astype(uint8), from [0, 1] with (x * 255 + 0.5).clip(0, 255).astype(uint8), "
@@ -232,13 +263,13 @@ class ArrayImages:
     """Images in memory or memory-mapped.
 
     `images`: uint8 [N, H, W, C] with C of 1 or 3, or [N, H, W]; other types are refused with DataError, never converted,
-    since a float's range cannot be known. `labels`: integers [N]. Nothing is copied.
+    since a float's range cannot be known. `labels`: integers, words or truth values [N]. Nothing is copied.
     """
 
     def __init__(
         self,
         images: np.ndarray,
-        labels: np.ndarray | Sequence[int] | None = None,
+        labels: np.ndarray | Sequence[int] | Sequence[str] | None = None,
         *,
         class_names: Sequence[str] | None = None,
         name: str = "the array",
@@ -247,6 +278,8 @@ class ArrayImages:
         self._images = _check_pixels(images, name)
         height, width, channels = self._images.shape[1:]
         self.shape: tuple[int, int, int] = (int(height), int(width), int(channels))
+        if labels is not None:
+            labels, class_names = words_as_classes(labels, class_names)
         self.labels = _check_labels(labels, len(self._images), name)
         self.class_names = tuple(class_names) if class_names is not None else None
         self._fingerprint: str | None = None
@@ -318,25 +351,34 @@ class GeneratedImages:
         return digest.hexdigest()
 
 
-def open_images(path: str | Path, *, skip_unreadable: bool = False) -> ImageSet:
+def open_images(
+    path: str | Path,
+    *,
+    skip_unreadable: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageSet:
     """Opens a set of images: a folder or zip (sub-folders are labels), `.npy`, `.npz` or `.parquet`.
 
-    `.npy`: uint8 N×H×W×C or N×H×W, memory-mapped. `.npz`: the same as `images` (or `arr_0`), with integers `labels` where
-    there are any. `.parquet`: a column of encoded images and, where there is one, a column of integer classes. In folders
+    `.npy`: uint8 N×H×W×C or N×H×W, memory-mapped. `.npz`: the same as `images` (or `arr_0`), with `labels` (integers, words
+    or truth values) where there are any. `.parquet` (a file, a folder of them at any depth, or a pattern): a column of
+    encoded images and, where there is one, a column of classes; `image_column` and `label_column` name them. In folders
     and zips files are taken in the order of their paths; all images must have one size, and the set is grey only where
     every image is.
-    `skip_unreadable`: leave out encoded images that cannot be read, and list them in the set's `skipped`.
+    `skip_unreadable`: leave out encoded images that cannot be read, and list them in the set's `skipped`. The set's `notes`
+    say which files and labels are left aside.
     Raises DataError where nothing is there, it holds no images, sizes differ, or a file is not readable (named).
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        raise DataError(f"there is nothing at {path}; give {FORMATS}")
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix in (".npy", ".npz"):
-        return _open_numpy(path)
     from gantk_eval.files import EncodedImages, open_encoded
 
-    return EncodedImages(open_encoded(path), skip_unreadable=skip_unreadable)
+    if not path.exists() and not glob.glob(str(path), recursive=True):
+        raise DataError(f"there is nothing at {path.absolute()}; give {FORMATS}")
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in (".npy", ".npz") and image_column is None and label_column is None:
+        return _open_numpy(path)
+    files = open_encoded(path, image_column=image_column, label_column=label_column)
+    return EncodedImages(files, skip_unreadable=skip_unreadable)
 
 
 def _open_numpy(path: Path) -> ArrayImages:

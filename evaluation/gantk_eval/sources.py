@@ -93,7 +93,7 @@ def as_images(
     - an `ImageSet`, as it is;
     - a path: a folder or zip (sub-folders are labels), `.npy`, `.npz` or `.parquet`;
     - an array uint8 [N, H, W, C] or [N, H, W], or a tensor uint8 [N, C, H, W]; floats with their `value_range`;
-    - a pair (images, labels) of the same and integers [N];
+    - a pair (images, labels) of the same and integers, words or truth values [N];
     - a dataset (`len()` and `[i]`; PyTorch's and Hugging Face's are such): items are an image, (image, label), or a dict with
       `image` or `img` and perhaps `label`; an image is a PIL image or one of the arrays above without N. All of one size.
       It is read once, into memory (N·H·W·C bytes); for more than fits, give a path;
@@ -129,7 +129,7 @@ def _read_dataset(dataset: Any, value_range: tuple[float, float] | None, name: s
     if not len(dataset):
         raise DataError(f"{name} is an empty dataset; give one with images")
     pixels: np.ndarray | None = None
-    labels: list[int] = []
+    labels: list[int | str] = []
     for number in range(len(dataset)):
         image, label = _item(dataset[number], f"item {number} of {name}")
         one = _one_image(image, value_range, f"item {number} of {name}")
@@ -141,7 +141,7 @@ def _read_dataset(dataset: Any, value_range: tuple[float, float] | None, name: s
             )
         pixels[number] = one
         if label is not None:
-            labels.append(int(label))
+            labels.append(label if isinstance(label, str) else int(label))
     assert pixels is not None
     if labels and len(labels) < len(pixels):
         raise DataError(f"{name} has labels for {len(labels)} of {len(pixels)} images; give all of them one, or none")

@@ -32,7 +32,7 @@ from gantk_eval import cache_folder
 from gantk_eval.errors import DataError
 from gantk_eval.progress import Bar
 
-from gantk.data.damaged import Damaged, Tolerance
+from gantk.data.damaged import Damaged, Tolerance, offering_to_skip
 from gantk.data.hashing import digest_of, read_json, sha256_of_file, write_json
 from gantk.data.sources import Item, Source
 from gantk.data.transform import Channels, Transform
@@ -298,7 +298,7 @@ def decoded_in_order(
                 images.append(transform(item, name=source.locate(index)))
             except DataError as error:
                 if damaged is None:
-                    raise
+                    raise offering_to_skip(error) from error
                 damaged.note(index, error)
                 images.append(None)
         kinds = {image.shape[2] for image in images if image is not None} or {transform.channels or 1}

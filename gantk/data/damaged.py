@@ -23,6 +23,11 @@ class Tolerance:
         return max(1, int(self.share * count)) if self.skip else 0
 
 
+def offering_to_skip(error: DataError) -> DataError:
+    """The same sentence, with the setting that does without such pictures."""
+    return DataError(f"{error}, or set data.on_bad_image=skip to leave such images out")
+
+
 class Damaged:
     """The damaged pictures of a source that were met so far, with what is wrong with each. Threads may share it."""
 
@@ -37,7 +42,7 @@ class Damaged:
     def note(self, index: int, error: DataError) -> None:
         """Raises `error`, or a DataError that counts, where it is one too many."""
         if not self._tolerance.skip:
-            raise error
+            raise offering_to_skip(error)
         with self._lock:
             self.found[index] = str(error)
             count, most = len(self.found), self._tolerance.most(len(self._source))

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import torch
 from gantk_eval.errors import DataError
+from gantk_eval.walk import left_out_sentence
 
 from gantk.config.schema import Config, DataConfig
 from gantk.data.cache import NoRoomError, look_through, open_decoded
@@ -151,6 +152,10 @@ any of their own."""
 
 def _find(config: DataConfig, progress: bool) -> _Found:
     train_source, heldout_source = open_sources(config, progress=progress)
+    for source in (train_source, heldout_source):
+        if source is not None:
+            for sentence in filter(None, (left_out_sentence(source.left_out), *source.notes)):
+                _say(f"{source.description}: {sentence}")
     transform = Transform(config.resolution, config.channels)
     tolerance = Tolerance(config.on_bad_image == "skip", config.max_bad_images)
     train = _open(train_source, transform, config.storage, tolerance, progress)
@@ -356,8 +361,14 @@ def _without(source: Source, count: int, tolerance: Tolerance, damaged: dict[int
     """The rows that are not damaged; says which are."""
     sentence = Damaged(source, tolerance, damaged).sentence()
     if sentence is not None:
-        logger.warning(sentence)
+        _say(sentence)
     return np.setdiff1d(np.arange(count), np.array(sorted(damaged), dtype=np.int64))
+
+
+def _say(sentence: str) -> None:
+    """A warning, once for all the processes of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning("%s", sentence)
 
 
 def _same_classes(train: _Opened, heldout: _Opened, source: Source) -> np.ndarray | None:

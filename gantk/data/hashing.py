@@ -16,6 +16,7 @@ from gantk_eval.errors import DataError
 from gantk_eval.progress import Bar
 
 PIECE = 1 << 20
+UNREADABLE = "unreadable"
 logger = logging.getLogger(__name__)
 
 
@@ -50,21 +51,40 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def hashes_of_files(root: Path, names: Sequence[str], *, progress: bool = False) -> list[str]:
+def hashes_of_files(root: Path, names: Sequence[str], *, progress: bool = False, unreadable: bool = False) -> list[str]:
     """The sha256 of each of the files `names` below `root`, in that order.
 
     What was seen is remembered in the cache folder by (path, size, mtime in ns), so that the next start reads
-    only files that are new or were changed. Raises DataError naming a file that cannot be read.
+    only files that are new or were changed. A file that cannot be read (a link to nothing, say) has the word
+    `unreadable` for its hash where `unreadable` is true; else DataError names it.
     """
     memo_path = cache_folder() / "data" / "hashes" / f"{digest_of(str(root.resolve()))[:32]}.json"
     memo = read_json(memo_path)
+
+    def stat_of(name: str) -> os.stat_result | None:
+        try:
+            return os.stat(root / name)
+        except OSError:
+            if not unreadable:
+                raise
+            return None
+
+    def hash_of(name: str) -> str:
+        try:
+            return sha256_of_file(root / name)
+        except OSError:
+            if not unreadable:
+                raise
+            return UNREADABLE
+
     try:
-        stats = [os.stat(root / name) for name in names]
+        stats = [stat_of(name) for name in names]
         unseen = [
             (name, stat)
             for name, stat in zip(names, stats, strict=True)
-            if memo.get(name, [])[:2] != [stat.st_size, stat.st_mtime_ns]
+            if stat is not None and memo.get(name, [])[:2] != [stat.st_size, stat.st_mtime_ns]
         ]
+        absent = {name for name, stat in zip(names, stats, strict=True) if stat is None}
         if unseen:
             with (
                 ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
@@ -76,17 +96,18 @@ def hashes_of_files(root: Path, names: Sequence[str], *, progress: bool = False)
                     purpose=f"reading {len(unseen):,} new or changed files of {root}, to notice when one changes (once)",
                 ) as bar,
             ):
-                found = pool.map(sha256_of_file, [root / name for name, _ in unseen])
+                found = pool.map(hash_of, [name for name, _ in unseen])
                 for (name, stat), sha256 in zip(unseen, found, strict=True):
                     memo[name] = [stat.st_size, stat.st_mtime_ns, sha256]
                     bar.update()
-            _keep(memo_path, {name: memo[name] for name in names})
+            # Who may read a file can change without a trace in its size and time.
+            _keep(memo_path, {n: memo[n] for n in names if n not in absent and memo[n][2] != UNREADABLE})
     except OSError as error:
         what = error.strerror or type(error).__name__
         raise DataError(
             f"cannot read {error.filename or root}: {what}; see that the file is there and that you may read it"
         ) from error
-    return [memo[name][2] for name in names]
+    return [UNREADABLE if name in absent else memo[name][2] for name in names]
 
 
 def _keep(path: Path, memo: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +12,7 @@ import numpy as np
 from gantk_eval.errors import DataError
 from gantk_eval.images import read_header
 from gantk_eval.progress import Bar
+from gantk_eval.walk import left_out_sentence
 
 from gantk.config.schema import DataConfig
 from gantk.data.cache import BATCH, processors
@@ -30,8 +31,10 @@ class SplitReport:
 
     description: str
     count: int = 0
-    skipped: int = 0
-    """Files that are not images."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """The number of files that are no images, by the endings of their names."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what else is left aside."""
     labels: dict[str, int] = field(default_factory=dict)
     """Images of each class, by its name (its number, where it has none). Empty where there are no labels."""
     sizes: dict[str, int] = field(default_factory=dict)
@@ -47,8 +50,11 @@ class SplitReport:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield self.description
-        yield f"  images    {self.count:,}" + (f" ({self.skipped:,} other files left out)" if self.skipped else "")
+        others = left_out_sentence(self.left_out)
+        yield f"  images    {self.count:,}" + (f"; {others}" if others else "")
         yield f"  classes   {_table(self.labels)}" if self.labels else "  classes   none"
+        for sentence in self.notes:
+            yield f"    {sentence}"
         yield f"  sizes     {_table(self.sizes)}"
         yield f"  modes     {_table(self.modes)}"
         if self.enlarged:
@@ -110,7 +116,7 @@ def _made(config: DataConfig) -> DataReport:
 
 def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
     transform = Transform(config.resolution, config.channels)
-    report = SplitReport(source.description, len(source), source.skipped)
+    report = SplitReport(source.description, len(source), source.left_out, source.notes)
     if source.labels is not None:
         counts = np.bincount(source.labels, minlength=len(source.class_names or ()))
         names = source.class_names or [str(label) for label in range(len(counts))]

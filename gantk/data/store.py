@@ -12,9 +12,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from gantk_eval.errors import DataError
 from gantk_eval.images import content_fingerprint
 
 from gantk.data.cache import Decoded, processors, remember, remembered
+from gantk.data.damaged import offering_to_skip
 from gantk.data.hashing import digest_of
 from gantk.data.sources import Source
 from gantk.data.transform import Transform
@@ -102,7 +104,10 @@ class StreamedPixels:
     def rows(self, rows: np.ndarray) -> np.ndarray:
         images = np.empty((len(rows), *self.shape), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
-            images[place] = self._transform(self._source.item(row), name=self._source.locate(row))
+            try:
+                images[place] = self._transform(self._source.item(row), name=self._source.locate(row))
+            except DataError as error:
+                raise offering_to_skip(error) from error
         return images
 
     def fingerprint(self, key: str) -> str | None:

@@ -23,7 +23,7 @@ def test_report_of_a_folder(tmp_path: Path) -> None:
     report = inspect(config("folder", root))
     assert report.heldout is None
     split = report.train
-    assert (split.count, split.skipped, split.corrupt_count, report.corrupt_count) == (15, 1, 2, 2)
+    assert (split.count, split.left_out, split.corrupt_count, report.corrupt_count) == (15, {".md": 1}, 2, 2)
     assert split.labels == {"cat": 7, "dog": 8}
     assert split.sizes == {"8×8": 12, "3×20": 1}
     assert split.modes == {"RGB": 12, "L": 1}
@@ -31,7 +31,14 @@ def test_report_of_a_folder(tmp_path: Path) -> None:
     assert "cut.png" in split.corrupt[0]
     assert "fake.jpg" in split.corrupt[1]
     table = report.table()
-    for part in ("cat: 7", "8×8: 12", "RGB: 12", "cut.png", "1 other files", "data.heldout_fraction"):
+    for part in (
+        "cat: 7",
+        "8×8: 12",
+        "RGB: 12",
+        "cut.png",
+        "15; 1 file that is no image is left out (.md: 1)",
+        "data.heldout_fraction",
+    ):
         assert part in table
 
 

@@ -118,7 +118,7 @@ def test_a_folder_of_any_pictures(tmp_path: Path) -> None:
     (root / ".hidden").mkdir()
     (root / ".hidden" / "x.png").write_bytes(b"not seen")
     source, _ = open_sources(config("folder", tmp_path / "set"))
-    assert (len(source), source.skipped, source.class_names) == (4, 1, ("2", "10"))
+    assert (len(source), source.left_out, source.class_names) == (4, {".txt": 1}, ("2", "10"))
     dataset = open_dataset(config("folder", tmp_path / "set", heldout_fraction=0.25))
     assert dataset.train.shape == (8, 8, 3)
     assert len(dataset.train) == 3

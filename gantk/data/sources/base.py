@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+from gantk_eval.columns import Keys
 from gantk_eval.errors import DataError
 
 Item = bytes | Path | np.ndarray
 """A picture: its encoded bytes, the file it is in, or uint8 pixels [H, W, C]."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "val": "validation",
-    "valid": "validation",
-}
-SPLIT_NAMES["validation"] = "validation"
+COLUMNS = Keys("data.image_column", "data.label_column", ", or data.use_labels=false")
 
 
 class Source(ABC):
@@ -36,8 +31,10 @@ class Source(ABC):
     """What people call it: the kind and the place."""
     progress: bool = False
     """Whether to show on stderr how far a long read is."""
-    skipped: int = 0
-    """Files that were found and left out, because they are not images."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """The number of files that are no images, by the endings of their names."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what else is left aside: columns of labels, say."""
     commit: str | None = None
     """The commit of the hub that the pictures are from, where they are from there."""
     labels: np.ndarray | None
@@ -81,17 +78,3 @@ def missing(path: Path, text: str, what: str) -> DataError:
     if HUB_ID.fullmatch(text) and text.count("/") == 1:
         hint = "; if it is a dataset's id on the Hugging Face hub, set data.source=hub"
     return DataError(f"{path} does not exist; set data.path to {what}{hint}")
-
-
-def split_of(name: str) -> str | None:
-    """Which split a file or folder name speaks of (`train-00000-of-00002.parquet`: train), if any."""
-    for word in re.split(r"[^a-z]+", name.lower()):
-        if word in SPLIT_NAMES:
-            return SPLIT_NAMES[word]
-    return None
-
-
-def several_splits(names: Iterable[str]) -> bool:
-    """Whether some names are the training data's and others a test or validation split's."""
-    found = {split_of(name) for name in names}
-    return "train" in found and len(found - {None}) > 1

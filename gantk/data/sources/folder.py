@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from gantk_eval.errors import DataError
-from gantk_eval.files import EXTENSIONS
+from gantk_eval.walk import Classes, image_endings, left_out_sentence, list_images, split_of
 
 from gantk.data.hashing import digest_of, hashes_of_files
-from gantk.data.sources.base import Source, local_path, missing, several_splits
+from gantk.data.sources.base import Source, local_path, missing
 
 
 class FolderSource(Source):
@@ -20,8 +18,8 @@ class FolderSource(Source):
 
     The sub-folders of the first level that has several are the classes, in the order of their names (of their
     values, where all are numbers); everything below one belongs to it. Images that stand in the folder itself
-    have no labels. Hidden files and folders, and files without an image's extension, are left out and counted
-    in `skipped`.
+    have no labels. Links are followed. Hidden files and folders are left out, and files whose endings are no
+    image's are counted in `left_out`.
     Raises DataError where there is no such folder, it has no images, images stand both beside and in class
     folders (only where labels are wanted), or its sub-folders are splits.
     """
@@ -36,54 +34,41 @@ class FolderSource(Source):
             fix = f"set data.source={kind}" if kind else "unpack it, and set data.path to the folder of images"
             raise DataError(f"{self._folder} is a file, and data.source=folder wants a folder; {fix}")
         self.description = f"folder {self._folder}"
-        found = sorted(_walk(self._folder))
-        self._names = [name for name in found if PurePosixPath(name).suffix.lower() in EXTENSIONS]
-        self.skipped = len(found) - len(self._names)
+        self._names, self.left_out = list_images(self._folder)
         if not self._names:
-            if any(name.lower().endswith(".parquet") for name in found):
+            if self.left_out[".parquet"]:
                 raise DataError(f"{self._folder} holds parquet files and no images; set data.source=parquet")
+            others = f" ({sentence})" if (sentence := left_out_sentence(self.left_out)) else ""
             raise DataError(
-                f"{self._folder} holds no images ({', '.join(EXTENSIONS)}); put images there, in "
+                f"{self._folder} holds no images{others}; put images there ({', '.join(sorted(image_endings()))}), in "
                 "sub-folders if they have classes, or set data.path to where they are"
             )
         self.labels, self.class_names = self._classes() if use_labels else (None, None)
 
     def _classes(self) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-        parts = [PurePosixPath(name).parts for name in self._names]
-        level = 0
-        # A folder that only wraps another (img_align_celeba/img_align_celeba) says nothing about classes.
-        while len({p[level] for p in parts}) == 1 and all(len(p) > level + 1 for p in parts):
-            level += 1
-        inside = [len(p) > level + 1 for p in parts]
-        if not any(inside):
-            return None, None
-        if not all(inside):
-            loose = self._names[inside.index(False)]
+        found = Classes.of(self._names)
+        if found.loose is not None:
             raise DataError(
-                f"{self._folder} has images both in sub-folders ({sum(inside)}) and beside them "
-                f"({len(inside) - sum(inside)}, such as {loose}); put each image into a class's sub-folder, "
+                f"{self._folder} has images both in sub-folders ({found.inside}) and beside them "
+                f"({len(self._names) - found.inside}, such as {found.loose}); put each image into a class's sub-folder, "
                 "or set data.use_labels=false"
             )
-        names = sorted({p[level] for p in parts})
-        if several_splits(names):
-            base = self._folder.joinpath(*parts[0][:level])
-            other = next(name for name in names if "train" not in name.lower())
-            train = next(name for name in names if "train" in name.lower())
+        if found.splits:
+            base = self._folder / found.wrapper
+            train = next(name for name in found.splits if split_of(name) == "train")
+            other = next(name for name in found.splits if split_of(name) not in ("train", None))
             raise DataError(
-                f"the sub-folders of {base} are splits ({', '.join(names)}), not classes; set "
+                f"the sub-folders of {base} are splits ({', '.join(found.splits)}), not classes; set "
                 f"data.path={base / train} data.heldout_path={base / other}"
             )
-        if all(name.isdecimal() for name in names):
-            names.sort(key=int)
-        number = {name: i for i, name in enumerate(names)}
-        return np.array([number[p[level]] for p in parts], dtype=np.int64), tuple(names)
+        return found.labels, found.names
 
     def __len__(self) -> int:
         return len(self._names)
 
     @cached_property
     def _fingerprint(self) -> str:
-        hashes = hashes_of_files(self._folder, self._names, progress=self.progress)
+        hashes = hashes_of_files(self._folder, self._names, progress=self.progress, unreadable=True)
         return digest_of("folder", list(zip(self._names, hashes, strict=True)), self._use_labels)
 
     def fingerprint(self) -> str:
@@ -94,21 +79,3 @@ class FolderSource(Source):
 
     def locate(self, index: int) -> str:
         return str(self._folder / self._names[index])
-
-
-def _walk(folder: Path, below: str = "") -> Iterator[str]:
-    """The relative paths of all files that are not hidden. Links are followed, but not in circles."""
-    pending = [(folder, below, frozenset({os.path.realpath(folder)}))]
-    while pending:
-        current, prefix, above = pending.pop()
-        try:
-            entries = list(os.scandir(current))
-        except OSError as error:
-            raise DataError(f"cannot list {current}: {error.strerror}; see that you may read it") from error
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if not entry.is_dir():
-                yield f"{prefix}{entry.name}"
-            elif (real := os.path.realpath(entry.path)) not in above:
-                pending.append((Path(entry.path), f"{prefix}{entry.name}/", above | {real}))

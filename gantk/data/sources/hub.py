@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 from gantk_eval import cache_folder, terminal
+from gantk_eval.columns import picture_of
 from gantk_eval.errors import DataError
 from gantk_eval.paths import offline
 from gantk_eval.progress import wanted
@@ -20,7 +22,7 @@ from gantk_eval.progress import wanted
 from gantk.config.schema import DataConfig
 from gantk.data.hashing import digest_of, read_json, write_json
 from gantk.data.sources.base import HUB_ID, Item
-from gantk.data.sources.tables import TableSource, picture_of
+from gantk.data.sources.tables import TableSource
 
 PROBE_SECONDS = 5.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -55,12 +57,24 @@ class Hub:
     @cached_property
     def splits(self) -> dict[str, str]:
         """The name of each split, with a fingerprint of what it holds."""
-        memo = read_json(self._memo_path).get("splits")
+        return {name: fingerprint for name, (fingerprint, _) in self._known.items()}
+
+    def schema(self, split: str) -> pa.Schema:
+        """The columns of a split, with the features that `datasets` knows of them."""
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self._known[split][1])))
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[str, str]]:
+        """Of each split, the fingerprint and the columns, as base64 of Arrow's own bytes."""
+        memo = read_json(self._memo_path).get("columns")
         if memo and COMMIT.fullmatch(self.revision or ""):
-            return dict(memo)
-        splits = {name: str(split._fingerprint) for name, split in self.datasets.items()}
-        write_json(self._memo_path, {"id": self.id, "revision": self.revision, "splits": splits})
-        return splits
+            return {name: (fingerprint, schema) for name, (fingerprint, schema) in memo.items()}
+        known = {
+            name: (str(split._fingerprint), base64.b64encode(split.features.arrow_schema.serialize()).decode())
+            for name, split in self.datasets.items()
+        }
+        write_json(self._memo_path, {"id": self.id, "revision": self.revision, "columns": known})
+        return known
 
     @cached_property
     def datasets(self) -> dict[str, Any]:
@@ -203,7 +217,7 @@ class HubSource(TableSource):
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        return self._hub.datasets[self._split].features.arrow_schema
+        return self._hub.schema(self._split)
 
     def _column(self, name: str) -> pa.ChunkedArray:
         return self._table.column(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 from abc import abstractmethod
@@ -18,26 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 from gantk_eval import cache_folder
+from gantk_eval.columns import features_of, find_images, find_labels, picture_of, read_labels
 from gantk_eval.errors import DataError
+from gantk_eval.walk import find_parquet
 
 from gantk.config.schema import DataConfig
 from gantk.data.hashing import digest_of, hashes_of_files
-from gantk.data.sources.base import Item, Source, local_path, missing, several_splits
-from gantk.data.sources.columns import features_of, find_images, find_labels, read_labels
+from gantk.data.sources.base import COLUMNS, Item, Source, local_path, missing
 
 ROWS = 256
-
-
-def picture_of(value: Any) -> Item:
-    """The picture in a cell: bytes, or the `datasets` struct of bytes and path. An empty cell is b"", which
-    no one can decode.
-    """
-    if isinstance(value, dict):
-        content, path = value.get("bytes"), value.get("path")
-        if content is None and path and Path(path).is_file():
-            return Path(path)
-        value = content
-    return value if isinstance(value, bytes) else b""
 
 
 class TableSource(Source):
@@ -61,21 +49,41 @@ class TableSource(Source):
 
     def _columns_wanted(self) -> list[Any]:
         config = self._config
-        return [config.image_column, config.label_column if config.use_labels else None, config.use_labels]
+        wanted = [config.image_column, config.label_column if config.use_labels else None, config.use_labels]
+        name = self._label_column
+        if name is not None and config.label_column is None:
+            kind = self._schema.field(name).type
+            if not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
+                # Of these types no column was found by its name once, and what is cached from then has no labels.
+                wanted.append(name)
+        return wanted
 
     @cached_property
     def _image_column(self) -> str:
-        return find_images(self._schema, self._config.image_column, self.description)
+        return find_images(self._schema, self._config.image_column, self.description, COLUMNS)
+
+    @cached_property
+    def _found_labels(self) -> tuple[str | None, list[str]]:
+        if not self._config.use_labels:
+            return None, []
+        return find_labels(self._schema, self._config.label_column, self.description, COLUMNS)
+
+    @property
+    def _label_column(self) -> str | None:
+        return self._found_labels[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self._found_labels[1])
 
     @cached_property
     def _classes(self) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-        if not self._config.use_labels:
-            return None, None
-        name = find_labels(self._schema, self._config.label_column, self.description)
+        name = self._label_column
         if name is None:
             return None, None
         feature = features_of(self._schema).get(name, {})
-        return read_labels(self._column(name), name, feature, self.description)
+        found = read_labels(self._column(name), name, feature, self.description, COLUMNS)
+        return found.values, found.names
 
     @property
     def labels(self) -> np.ndarray | None:  # type: ignore[override]
@@ -86,7 +94,11 @@ class TableSource(Source):
         return self._classes[1]
 
     def item(self, index: int) -> Item:
-        return picture_of(self._pictures[index].as_py())
+        return picture_of(self._pictures[index].as_py(), self._folder_of(index))
+
+    def _folder_of(self, index: int) -> Path | None:
+        """The folder to which a path in row `index` may be relative."""
+        return None
 
 
 class ParquetSource(TableSource):
@@ -115,9 +127,7 @@ class ParquetSource(TableSource):
                     "folder/train-*.parquet"
                 )
         # The choice of columns is checked at once, before anything is read.
-        _ = self._image_column
-        if config.use_labels:
-            find_labels(self._schema, config.label_column, self.description)
+        _ = self._image_column, self._found_labels
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -192,9 +202,14 @@ class ParquetSource(TableSource):
         return self._fingerprint
 
     def items(self, start: int = 0) -> Iterator[Item]:
+        index = start
         for batch in self._batches(start):
             for cell in batch.column(0):
-                yield picture_of(cell.as_py())
+                yield picture_of(cell.as_py(), self._folder_of(index))
+                index += 1
+
+    def _folder_of(self, index: int) -> Path:
+        return self._paths[bisect_right(self._ends, index)].parent
 
     def locate(self, index: int) -> str:
         file = bisect_right(self._ends, index)
@@ -203,24 +218,14 @@ class ParquetSource(TableSource):
 
 def _find_files(text: str) -> list[Path]:
     path = local_path(text)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        files = sorted(
-            f for f in path.rglob("*.parquet") if not any(p.startswith(".") for p in f.relative_to(path).parts)
+    fix = (
+        "set data.path and data.heldout_path to one each, by a file's name or a pattern such as folder/train-*.parquet"
+    )
+    files = find_parquet(path, fix)
+    if not files and path.is_dir():
+        raise DataError(
+            f"{path} holds no .parquet files; set data.path to where they are, or data.source=folder for images"
         )
-        if not files:
-            raise DataError(
-                f"{path} holds no .parquet files; set data.path to where they are, or data.source=folder for images"
-            )
-        if several_splits(str(f.relative_to(path)) for f in files):
-            raise DataError(
-                f"{path} holds several splits ({files[0].relative_to(path)} ... "
-                f"{files[-1].relative_to(path)}); set data.path and data.heldout_path to one each, by a "
-                "file's name or a pattern such as folder/train-*.parquet"
-            )
-        return files
-    files = sorted(Path(f) for f in glob.glob(str(path), recursive=True))
     if not files:
         raise missing(path, text, "a parquet file, a folder of them, or a pattern")
     return files
