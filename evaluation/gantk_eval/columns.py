@@ -136,12 +136,12 @@ def find_labels(schema: pa.Schema, wanted: str | None, where: str, keys: Keys) -
     named = [name for name in LABEL_NAMES if name in schema.names and name not in declared]
     found = [*declared, *(name for name in named if _holds_classes(schema.field(name).type))]
     aside = [
-        f"column `{name}` of {where} holds {schema.field(name).type}, not classes, and is left aside"
+        f"column `{name}` holds {schema.field(name).type}, not classes, and is left aside"
         for name in named
         if name not in found
     ]
     aside += [
-        f"column `{name}` of {where} is left aside, for `{found[0]}` is taken for the classes; {keys.label} chooses"
+        f"column `{name}` is left aside, for `{found[0]}` is taken for the classes; {keys.label} chooses"
         for name in found[1:]
     ]
     return (found[0] if found else None), aside

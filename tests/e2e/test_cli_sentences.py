@@ -360,6 +360,7 @@ def test_a_full_disk(run: Path, tmp_path: Path, gantk, monkeypatch: pytest.Monke
         (("--ckpt", "a", "--fail-on", "fire"), "`--fail-on fire` is not known"),
         (("--images", "a", "--reference", "b", "--fail-on", "collapse"), "`--fail-on collapse` needs `--heldout PATH`"),
         (("--images", "a", "--reference", "b", "--verify", "--fail-on", "collapse"), "`--verify` compares scores"),
+        (("--ckpt", "a", "--image-column", "b"), "`--image-column` and `--label-column` go with `--images`"),
         (("--ckpt", "a", "--picture", "a.jpg"), "`--picture a.jpg` cannot be written"),
         (("--ckpt", "a", "--picture", "no/such/folder/a.png"), "name a .png file in a folder that is there"),
     ],
@@ -403,6 +404,22 @@ def test_odd_images_are_told(gantk, folder: Path) -> None:  # type: ignore[no-un
     told = f"{folder}: 1 of 8 images have an alpha channel or a transparent colour, and are laid over white"
     assert told in result.err.splitlines()
     assert result.err.count("images have") == 1
+
+
+def test_columns_and_files_that_are_left_aside(gantk, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [(folder / "b" / f"{number}.png").read_bytes() for number in (1, 3, 5, 7)]
+    pq.write_table(pa.table({"one": images, "other": images, "label": [0.5, 1.5, 2.5, 3.5]}), tmp_path / "two.parquet")
+    (folder / "notes.txt").write_text("no image")
+    command = ["eval", "--images", tmp_path / "two.parquet", "--reference", folder, "--metrics", "fd_pixel_pca"]
+    refused(gantk(*command, "--device", "cpu"), 3, "one, other", "--image-column")
+    result = gantk(*command, "--device", "cpu", "--image-column", "other")
+    assert result.code == 0, result.err
+    assert "column `label`" in result.err
+    assert f"{folder}: 1 file that is no image is left out (.txt: 1)" in result.err.splitlines()
+    refused(gantk(*command, "--device", "cpu", "--image-column", "third"), 3, "no column `third`")
 
 
 def test_images_that_were_skipped_stand_in_the_result(gantk, folder: Path) -> None:  # type: ignore[no-untyped-def]
