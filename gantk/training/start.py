@@ -9,7 +9,7 @@ import torch
 
 from gantk.config import Config, differences, load_config
 from gantk.config.loading import indivisible, keys_left_out, with_ends
-from gantk.errors import CheckpointError, ConfigError
+from gantk.errors import CheckpointError, ConfigError, DataError
 from gantk.objectives import Objective
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
@@ -17,6 +17,7 @@ from gantk.training.checkpoint import Checkpoint, recover
 from gantk.training.run_lock import RunLock
 
 if TYPE_CHECKING:
+    from gantk.data import Dataset
     from gantk.training.trainer import Trainer
 
 # What may differ between a checkpoint and the config that goes on from it. What changes the last bits of the weights
@@ -42,6 +43,20 @@ def check_batch(config: Config, runtime: Runtime) -> None:
     """Raises `ConfigError` for a batch that cannot be cut for the processes there are."""
     if problem := indivisible(config, runtime.world_size):
         raise ConfigError(problem)
+
+
+def check_images(config: Config, name: str, dataset: Dataset, main: Dataset) -> None:
+    """Raises `DataError` where the source `name` has too few images for a batch, or other channels than the main one."""
+    if len(dataset.train) < config.train.batch_size:
+        raise DataError(
+            f"there are {len(dataset.train)} training images, fewer than `train.batch_size: {config.train.batch_size}`: "
+            "lower it, or add images"
+        )
+    if dataset.channels != main.channels:
+        raise DataError(
+            f"the images of {name} have {dataset.channels} channels, and those of data {main.channels}, and networks are made "
+            f"for one number: set `data.channels` and `{name}.channels` to the same, 1 or 3"
+        )
 
 
 def take_lock(folder: Path, runtime: Runtime) -> RunLock:

@@ -12,8 +12,8 @@ import torch
 from gantk import records
 from gantk.allocator import release_freed_memory
 from gantk.config import Config, dump_yaml
-from gantk.data import Dataset, open_datasets
-from gantk.errors import CheckpointError, DataError, PeerLostError, full_disk
+from gantk.data import open_datasets
+from gantk.errors import CheckpointError, PeerLostError, full_disk
 from gantk.progress import Progress
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
@@ -41,7 +41,7 @@ from gantk.training.nonfinite import Buffers, settle
 from gantk.training.phases import PhaseRunner
 from gantk.training.reestimation import Reestimation
 from gantk.training.signals import Signals, Stopped
-from gantk.training.start import check_batch, find_start, set_up, take_lock
+from gantk.training.start import check_batch, check_images, find_start, set_up, take_lock
 
 log = logging.getLogger("gantk")
 
@@ -114,7 +114,7 @@ class Trainer:
         config, runtime = self.config, self.runtime
         datasets = open_datasets(config, device=runtime.device, progress=runtime.is_main)
         for name, dataset in datasets.items():
-            self._check_fits(f"extra_data.{name}" if name else "data", dataset, datasets[""])
+            check_images(config, f"extra_data.{name}" if name else "data", dataset, datasets[""])
         self.dataset, self.extra = datasets[""], {name: dataset for name, dataset in datasets.items() if name}
         release_freed_memory()
         shape = ImageShape.of(self.dataset)
@@ -153,6 +153,7 @@ class Trainer:
         else:
             set_up(self)
         self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values(), self.objective])
+        self.own_state = Buffers([self.objective])
         self._logging = Logging(config.train.log_every_kimg)
         self.hooks: list[Hook] = [
             self._logging,
@@ -163,18 +164,6 @@ class Trainer:
         self._evaluator = self._build_evaluator() if config.evaluate.every_kimg <= config.train.kimg else None
         if runtime.is_main:
             self._open_records(start)
-
-    def _check_fits(self, name: str, dataset: Dataset, main: Dataset) -> None:
-        if len(dataset.train) < self.config.train.batch_size:
-            raise DataError(
-                f"there are {len(dataset.train)} training images, fewer than `train.batch_size: {self.config.train.batch_size}`: "
-                "lower it, or add images"
-            )
-        if dataset.channels != main.channels:
-            raise DataError(
-                f"the images of {name} have {dataset.channels} channels, and those of data {main.channels}, and networks are made "
-                f"for one number: set `data.channels` and `{name}.channels` to the same, 1 or 3"
-            )
 
     def _open_records(self, start: Checkpoint | None) -> None:
         config, kimg = self.config, None if start is None else self.kimg
@@ -227,6 +216,10 @@ class Trainer:
                 for repeat in range(phase.repeats):
                     self.runner.run(phase, repeat, self.step, self.batches)
         self.runtime.average_buffers([*self.runner.bare.values(), self.objective])
+        if self.runner.may_go_on:
+            # What a loss is computed with must be finite in the next step, and not only when this is looked at.
+            self.own_state.mend()
+            self.own_state.remember()
         self.step += 1
         self.images += self.config.train.batch_size
         # Where one withheld update ends the run nothing need be kept back.

@@ -96,6 +96,10 @@ NOT_PLAYED = {
     "test_poison": "its gradients are no numbers",
     "test_reads_its_loss": "as `gan`, but slower",
     "test_two_networks": "as `gan`, with a second generator",
+    "test_lecam": "its state follows each process's own logits within a step, and their mean from step to step",
+    "test_adaptive": "as `gan`, on images with noise",
+    "test_from_data": "as `gan`, from weights with noise of their own",
+    "test_encoder": "as `gan`, beside an encoder with batch norm",
 }
 
 
