@@ -11,7 +11,7 @@ import typer
 from gantk_eval import terminal
 
 from gantk import __version__, recipe_commands
-from gantk.command_options import DeviceOption, is_main
+from gantk.command_options import LAST_SEED, MOST, DeviceOption, finite, is_main
 from gantk.errors import (
     CollapseError,
     ConfigError,
@@ -72,16 +72,18 @@ def evaluate(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=2, help="Samples to generate. Default: the config's evaluate.samples."),
+        typer.Option(min=2, max=MOST, help="Samples to generate. Default: the config's evaluate.samples."),
     ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="fid,is,kid,…", help="Names from evaluation/README.md. Default: all that cost little."),
     ] = None,
     kid_subset_size: Annotated[
-        int | None, typer.Option(min=2, help="Images in each of KID's subsets. Default: 1000.")
+        int | None, typer.Option(min=2, max=MOST, help="Images in each of KID's subsets. Default: 1000.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the samples. Default: the config's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LAST_SEED, help="Of the samples. Default: the config's.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")
     ] = False,
@@ -238,11 +240,12 @@ def compare(
 def sample(
     ckpt: Annotated[str, typer.Option(metavar="RUN|PATH", help="As for `gantk eval`.")],
     out: Annotated[Path, typer.Option(metavar="DIR|FILE.png|FILE.npz", help="A PNG a sample, one grid, or arrays.")],
-    count: Annotated[int, typer.Option(min=1)] = 64,
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: the run's.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=MOST)] = 64,
+    seed: Annotated[int | None, typer.Option(min=0, max=LAST_SEED, help="Default: the run's.")] = None,
     label: Annotated[str | None, typer.Option(help="A class, by name or number, of a conditional model.")] = None,
     truncation: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Below 1: nearer the centre, alike but cleaner.")
+        float,
+        typer.Option(min=0.0, max=1.0, callback=finite, help="Below 1: nearer the centre, alike but cleaner."),
     ] = 1.0,
     device: DeviceOption = "auto",
 ) -> None:

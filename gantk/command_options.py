@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Annotated
 
@@ -19,6 +20,17 @@ Words = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu", help="`cpu` keeps off the accelerator.")]
+
+MOST = 10**9
+"""The largest number of images that an option takes."""
+LAST_SEED = 2**31 - 1
+
+
+def finite(value: float) -> float:
+    """`value`, refused where it is not a number: `nan` is within every range."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 def is_main() -> bool:

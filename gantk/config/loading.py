@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
-import types
-import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from gantk.config.explain import Known, explain, key_paths, unusable_numbers
 from gantk.config.schema import AGREED_IN_PAIRS, Config, OptimizerSettings, Section
+from gantk.config.yaml_text import read_text, write_text
 from gantk.errors import ConfigError
 from gantk.recipes import find_config, recipes
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice, of which the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key.value}` stands here twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+REGISTERED = ("network", "objective")
+"""The sections whose keys depend on their `type`."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -60,9 +48,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config file {file} cannot be read: {error}") from error
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        # A ValueError: what looks like a date and is none.
+        value = read_text(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{file}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from error
@@ -84,12 +71,13 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
                 f"`{override}` is not an override: write `key.sub=value`, for example `train.batch_size=64`"
             )
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
+            value = read_text(text)
+        except yaml.YAMLError as error:
             raise ConfigError(f"the value of `{override}` is not valid YAML: put it in quotes") from error
         section = merged
         for key in keys[:-1]:
-            below = section.setdefault(key, {})
+            # A section with nothing in it is a null.
+            below = section[key] = {} if section.get(key) is None else section[key]
             if not isinstance(below, dict):
                 raise ConfigError(f"`{override}`: `{key}` is a value and holds no further keys")
             section = below
@@ -121,14 +109,15 @@ def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Confi
     _import_plugins(values.get("plugins"), origin)
     problems: list[str] = []
     explained: list[tuple[str, ...]] = []
-    for key in ("network", "objective"):
-        section, found = _configure(key, values)
+    known = _known_keys(values)
+    for key in REGISTERED:
+        section, found = _configure(key, values, known)
         if found:
             problems += found
             explained.append((key,))
         elif section is not None:
             values[key] = section
-    if found := _problems_of_phases(values):
+    if found := _problems_of_phases(values, known):
         problems += found
         explained.append(("optimizer", "phases"))
     try:
@@ -136,12 +125,12 @@ def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Confi
     except ValidationError as error:
         # What was explained above, under the paths of its own keys, is not said again.
         problems += [
-            _explain(item, Config)
+            explain(item, Config, known=known)
             for item in error.errors()
             if not any(item["loc"][: len(path)] == path for path in explained)
         ]
     if not problems:
-        problems += _cross_check(config) or _misfits(config)
+        problems += unusable_numbers(config.model_dump()) or _cross_check(config) or _misfits(config)
     if problems:
         if len(problems) == 1:
             raise ConfigError(f"{origin}: {problems[0]}")
@@ -170,7 +159,24 @@ def _registry(key: str) -> Any:
     return OBJECTIVES
 
 
-def _configure(key: str, values: Mapping[str, Any]) -> tuple[Section | None, list[str]]:
+def _known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The full paths of the keys that a config of these `type`s can have, by their last words."""
+    types = {}
+    for key in REGISTERED:
+        section = values.get(key)
+        with contextlib.suppress(ValueError):
+            if isinstance(section, Section):
+                types[key] = type(section)
+            elif isinstance(section, Mapping) and isinstance(section.get("type"), str):
+                types[key] = _registry(key).get(section["type"]).Config
+    known: dict[str, list[str]] = {}
+    for path in key_paths(Config, types):
+        if "." in path:
+            known.setdefault(path.rpartition(".")[2], []).append(path)
+    return known
+
+
+def _configure(key: str, values: Mapping[str, Any], known: Known) -> tuple[Section | None, list[str]]:
     """The typed section for `network` or `objective`, or the sentences that say why there is none."""
     if key not in values:
         return None, []
@@ -179,74 +185,22 @@ def _configure(key: str, values: Mapping[str, Any]) -> tuple[Section | None, lis
         return registry.configure(values[key]), []
     except ValidationError as error:
         model = registry.get(values[key]["type"]).Config
-        return None, [_explain(item, model, prefix=(key,)) for item in error.errors()]
+        return None, [explain(item, model, prefix=(key,), known=known) for item in error.errors()]
     except ValueError as error:
         return None, [f"`{key}`: {error}"]
 
 
-def _problems_of_phases(values: Mapping[str, Any]) -> list[str]:
+def _problems_of_phases(values: Mapping[str, Any], known: Known) -> list[str]:
     optimizer = values.get("optimizer")
     phases = optimizer.get("phases") if isinstance(optimizer, Mapping) else None
     problems = []
     for name, settings in phases.items() if isinstance(phases, Mapping) else ():
         try:
-            OptimizerSettings.model_validate(settings)
+            OptimizerSettings.model_validate({} if settings is None else settings)
         except ValidationError as error:
             prefix = ("optimizer", "phases", str(name))
-            problems += [_explain(item, OptimizerSettings, prefix=prefix) for item in error.errors()]
+            problems += [explain(item, OptimizerSettings, prefix=prefix, known=known) for item in error.errors()]
     return problems
-
-
-def _explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:
-    """One sentence for one of pydantic's errors, with the path of the key."""
-    loc = tuple(str(part) for part in item["loc"])
-    path = ".".join((*prefix, *loc)) or "the config"
-    kind, given = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        return f"`{path}` is not a key{_did_you_mean(loc[-1], _keys_at(model, loc[:-1]))}"
-    if kind == "missing":
-        return f"`{path}` is missing: it has no default"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
-    if kind == "value_error":
-        return f"`{path}`: {message}"
-    hint = ""
-    if kind == "literal_error" and isinstance(given, str):
-        options = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
-        hint = _did_you_mean(given, options, offer=False)
-    shown = (
-        repr(given) if not isinstance(given, (Mapping, list)) or len(str(given)) < 60 else f"a {type(given).__name__}"
-    )
-    return f"`{path}`: {message}, and is {shown}{hint}"
-
-
-def _did_you_mean(word: str, options: Sequence[str], offer: bool = True) -> str:
-    close = difflib.get_close_matches(word, options, n=1)
-    if close:
-        return f"; did you mean `{close[0]}`?"
-    return f" (there are: {', '.join(options)})" if options and offer else ""
-
-
-def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    """The keys that stand beside the one in error."""
-    for part in loc:
-        field = model.model_fields.get(part)
-        if field is None:
-            # A name of the user's own, in a mapping of sections.
-            continue
-        found = _model_in(field.annotation)
-        if found is None or found is Section:
-            return []
-        model = found
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, dict, typing.Annotated):
-        return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
-    return None
 
 
 def _misfits(config: Config) -> list[str]:
@@ -356,7 +310,7 @@ def indivisible(config: Config, processes: int) -> str | None:
 
 def dump_yaml(config: Config) -> str:
     """The whole config as YAML, every default written out. Loading it gives an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_text(config.model_dump(mode="json"))
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -6,13 +6,12 @@ Network and objective settings are checked by the classes beside the networks an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -22,15 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from gantk.config.base import Section
+
 SOURCES = ("digits", "mnist5k", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist")
 BUILT_IN = ("digits", "mnist5k", "mixture")
 """Sources that need no path."""
-
-
-class Section(BaseModel):
-    """The base of every part of a config: frozen, with unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class DataConfig(Section):
@@ -205,8 +200,15 @@ class OptimizerSettings(Section):
 
 
 class OptimizerConfig(OptimizerSettings):
-    phases: dict[str, dict[str, Any]] = {}
+    phases: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
     """Settings for single optimisers, by name: `phases: {g: {lr: 1e-3}}`. GANs have `d` and `g`."""
+
+    @field_validator("phases", mode="before")
+    @classmethod
+    def _empty_phases(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: {} if settings is None else settings for name, settings in value.items()}
 
     @field_validator("phases")
     @classmethod
@@ -345,13 +347,13 @@ class TrackingConfig(Section):
 class Config(Section):
     """A whole run. `gantk config --config FILE` prints one with every default filled in."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    name: str
     """The run's name, and its folder's under `$GANTK_RUNS` (default `runs/`): letters, digits, `.`, `_`, `-`."""
     seed: int = Field(0, ge=0, lt=2**31)
     plugins: tuple[str, ...] = ()
     """Modules to import first: your own networks and objectives register themselves there."""
     data: DataConfig
-    extra_data: dict[str, ExtraDataConfig] = {}
+    extra_data: dict[str, ExtraDataConfig] = {}  # noqa: RUF012 - pydantic copies it
     """Further sources, by name, for games that play on several (two-domain translation, say)."""
     network: SerializeAsAny[Section]
     """`type` names a network family; its settings stand beside its class in `gantk/networks/`."""
@@ -364,6 +366,17 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     collapse: CollapseConfig = CollapseConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+            allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip("._-")[:128]
+            raise ValueError(
+                "must be letters (a to z), digits, `.`, `_` and `-`, with a letter or a digit first and at most 128 in all, for "
+                f"the run's folder is called so; and is {value!r}" + (f": `{allowed}` would do" if allowed else "")
+            )
+        return value
 
     @field_validator("network", mode="before")
     @classmethod
