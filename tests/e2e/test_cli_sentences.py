@@ -539,8 +539,8 @@ def test_names_that_yaml_would_read_otherwise(gantk) -> None:  # type: ignore[no
         result = gantk("train", "--config", TINY, *SHORT, "train.kimg=0.032", "--name", name)
         assert result.code == 0, result.err
         assert (Path(os.environ["GANTK_RUNS"]) / name / "metrics.jsonl").is_file()
-    refused(gantk("train", "--config", TINY, "--name", ""), 2, "`name`: string should match pattern")
-    refused(gantk("train", "--config", TINY, "--name", "../up"), 2, "`name`: string should match pattern")
+    refused(gantk("train", "--config", TINY, "--name", ""), 2, "`name`: must be letters (a to z), digits")
+    refused(gantk("train", "--config", TINY, "--name", "../up"), 2, "`name`: must be letters (a to z), digits")
 
 
 def test_config_is_printed_whole_and_loads(tmp_path: Path, gantk) -> None:  # type: ignore[no-untyped-def]
