@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gantk.config import Config, load_config, parse_config
-from gantk.config.loading import apply_overrides
+from gantk.config import Config, load_config
+from gantk.config.loading import build_config, warn_once
 from gantk.recipes import recipes
 from gantk.recipes.choosing import choose
 from gantk.training.trainer import Trainer
@@ -51,9 +51,12 @@ def train(
             )
         settings = config
     elif isinstance(config, Mapping):
-        settings = parse_config(apply_overrides(dict(config), overrides))
+        settings, notes = build_config(config, overrides)
+        warn_once(notes)
     elif isinstance(config, str) and config in recipes():
-        settings = choose(None, [config, *overrides]).config
+        choice = choose(None, [config, *overrides])
+        settings = choice.config
+        warn_once(choice.notes)
     else:
         settings = load_config(config, overrides)
     trainer = Trainer(settings, resume, allow_changes)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from gantk.config.base import Section, section_in
 
@@ -85,7 +84,7 @@ def _or_its_default(model: type[BaseModel], loc: Sequence[str]) -> str:
             return ""
         model = found
     field = model.model_fields.get(loc[-1]) if loc else None
-    if field is None or field.default is PydanticUndefined or isinstance(field.default, Section):
+    if field is None or field.is_required() or isinstance(field.default, Section):
         return ""
     return f", or take the line out for its default, {field.default}"
 

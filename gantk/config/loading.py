@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,12 @@ from pydantic import ValidationError
 
 from gantk.config.explain import Known, explain, key_paths, unusable_numbers
 from gantk.config.schema import AGREED_IN_PAIRS, Config, OptimizerSettings, Section
+from gantk.config.switches import OPTIMIZER_KEYS, REGISTERED, drop_keys_of_old_types, registry
 from gantk.config.yaml_text import read_text, write_text
 from gantk.errors import ConfigError
 from gantk.recipes import find_config, recipes
 
-REGISTERED = ("network", "objective")
-"""The sections whose keys depend on their `type`."""
+log = logging.getLogger(__name__)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -60,9 +61,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`values` with each `key.sub=value` laid over it; a value is read as YAML (`[1, 2]`, `null`, `2e-4`)."""
-    merged = _copy(values)
+    merged: dict[str, Any] = _copy(values)
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
@@ -95,8 +96,39 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming every error by its path, each with what would fix it.
     """
+    config, notes = load_with_notes(path, overrides)
+    warn_once(notes)
+    return config
+
+
+def load_with_notes(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, list[str]]:
+    """As `load_config`, with what the user should know about the config, a sentence each."""
     file = find_config(path)
-    return parse_config(apply_overrides(read_yaml(file), overrides), origin=str(file))
+    return build_config(read_yaml(file), overrides, origin=str(file))
+
+
+def build_config(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "the config"
+) -> tuple[Config, list[str]]:
+    """A `Config` from plain values with overrides, and what the user should know about it.
+
+    Raises:
+        ConfigError: as `parse_config`.
+    """
+    merged = apply_overrides(values, overrides)
+    _import_plugins(merged.get("plugins"), origin)
+    notes = drop_keys_of_old_types(values, merged, overrides)
+    try:
+        return parse_config(merged, origin), notes
+    except ConfigError:
+        warn_once(notes)
+        raise
+
+
+def warn_once(notes: Sequence[str]) -> None:
+    """Logs each of `notes`, on the first process alone."""
+    for note in notes if os.environ.get("RANK", "0") == "0" else ():
+        log.warning("%s", note)
 
 
 def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Config:
@@ -149,16 +181,6 @@ def _import_plugins(plugins: Any, origin: str) -> None:
             ) from error
 
 
-def _registry(key: str) -> Any:
-    if key == "network":
-        from gantk.networks import NETWORKS
-
-        return NETWORKS
-    from gantk.objectives import OBJECTIVES
-
-    return OBJECTIVES
-
-
 def _known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
     """The full paths of the keys that a config of these `type`s can have, by their last words."""
     types = {}
@@ -168,7 +190,7 @@ def _known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
             if isinstance(section, Section):
                 types[key] = type(section)
             elif isinstance(section, Mapping) and isinstance(section.get("type"), str):
-                types[key] = _registry(key).get(section["type"]).Config
+                types[key] = registry(key).get(section["type"]).Config
     known: dict[str, list[str]] = {}
     for path in key_paths(Config, types):
         if "." in path:
@@ -180,11 +202,11 @@ def _configure(key: str, values: Mapping[str, Any], known: Known) -> tuple[Secti
     """The typed section for `network` or `objective`, or the sentences that say why there is none."""
     if key not in values:
         return None, []
-    registry = _registry(key)
+    known_types = registry(key)
     try:
-        return registry.configure(values[key]), []
+        return known_types.configure(values[key]), []
     except ValidationError as error:
-        model = registry.get(values[key]["type"]).Config
+        model = known_types.get(values[key]["type"]).Config
         return None, [explain(item, model, prefix=(key,), known=known) for item in error.errors()]
     except ValueError as error:
         return None, [f"`{key}`: {error}"]
@@ -264,6 +286,7 @@ def _cross_check(config: Config) -> list[str]:
         settings, at = config.optimizer.of(name), f"optimizer.phases.{name}" if name else "optimizer"
         if settings.type == "sgd" and settings.nesterov and settings.momentum == 0:
             problems.append(f"`{at}.nesterov` needs `{at}.momentum` above 0: set it, or take nesterov out")
+        problems += _unused_by_optimizer(config, name, at)
     return problems
 
 
@@ -288,6 +311,22 @@ def _misfits_of_pair(config: Config, name: str) -> list[str]:
         "together (`paired_with`): make them equal, or leave it out there"
         for key in AGREED_IN_PAIRS
         if getattr(extra, key) != getattr(other, key)
+    ]
+
+
+def _unused_by_optimizer(config: Config, name: str, at: str) -> list[str]:
+    """Settings that the optimiser would not look at: of the phase `name`, or in common for all (empty)."""
+    optimizer = config.optimizer
+    types = {optimizer.of(phase).type for phase in ([name] if name else ["", *optimizer.phases])}
+    written = set(optimizer.phases[name] if name else optimizer.model_fields_set)
+    return [
+        f"`{at}.{key}` is not used by `type: {', '.join(sorted(types))}`, but by {' and '.join(users)}: take it out, or choose "
+        "one of these"
+        for key, users in OPTIMIZER_KEYS.items()
+        if key in written
+        and not types & set(users)
+        # A config that was written out whole has the defaults of every key.
+        and getattr(optimizer.of(name), key) != OptimizerSettings.model_fields[key].default
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.config import Config, load_config
-from gantk.config.loading import apply_overrides, flatten, read_yaml
+from gantk.config.loading import apply_overrides, flatten, load_with_notes, read_yaml
 from gantk.errors import ConfigError
 from gantk.recipes import find_config, recipes
 
@@ -46,7 +46,8 @@ def choose(config: str | None, words: Sequence[str] = (), *, name: str | None = 
     # In quotes: a name such as `42` or `no` is no number and no truth value.
     own = [f"name={json.dumps(name)}"] if name is not None else []
     if config is not None:
-        return Choice(load_config(config, [*words, *own]))
+        loaded, notes = load_with_notes(config, [*words, *own])
+        return Choice(loaded, tuple(notes))
     if not named:
         raise ConfigError(
             f"no recipe is given: name one, as `gantk train quickstart`, or a file with `--config FILE`; the recipes are: "
@@ -57,24 +58,24 @@ def choose(config: str | None, words: Sequence[str] = (), *, name: str | None = 
             f"one recipe at a time, and there are {len(named)}: {', '.join(named)}; a setting is written as `key.sub=value`"
         )
     file = find_config(named[0])
-    chosen = load_config(file, [*overrides, *own])
+    chosen, notes = load_with_notes(file, [*overrides, *own])
     if name is not None or any(override.partition("=")[0].strip() == "name" for override in overrides):
-        return Choice(chosen)
-    return _with_own_name(chosen, file, overrides)
+        return Choice(chosen, tuple(notes))
+    called = _own_name(chosen, file, overrides)
+    if called == chosen.name:
+        return Choice(chosen, tuple(notes))
+    note = f"this run is `{called}`, named after its overrides; give it another name with `--name`"
+    return Choice(chosen.model_copy(update={"name": called}), (*notes, note))
 
 
-def _with_own_name(config: Config, file: Path, overrides: Sequence[str]) -> Choice:
-    """The same config under a name that tells its overrides, if they change what is trained."""
+def _own_name(config: Config, file: Path, overrides: Sequence[str]) -> str:
+    """The name that tells the overrides, if they change what is trained, and the config's own if they do not."""
     try:
         before = flatten(load_config(file).model_dump(mode="json"))
     except ConfigError:
         # A file that is whole only with its overrides.
         before = flatten(read_yaml(file))
-    called = name_for(config.name, before, flatten(config.model_dump(mode="json")), overrides)
-    if called == config.name:
-        return Choice(config)
-    note = f"this run is `{called}`, named after its overrides; give it another name with `--name`"
-    return Choice(config.model_copy(update={"name": called}), (note,))
+    return name_for(config.name, before, flatten(config.model_dump(mode="json")), overrides)
 
 
 def name_for(base: str, before: Mapping[str, Any], after: Mapping[str, Any], overrides: Sequence[str]) -> str:

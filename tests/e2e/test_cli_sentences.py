@@ -205,11 +205,14 @@ def test_the_lsun_config_offline_gives_advice_that_loads(gantk) -> None:  # type
     advice = re.findall(r"data\.\w+=\S+", result.err)
     assert advice == ["data.source=folder", "data.path=FOLDER", "data.revision=null", "data.heldout_split=null"]
     assert gantk("config", "--config", config, *advice).code == 0
-    # Half of it gets the other half, all at once.
-    half = gantk("config", "--config", config, *advice[:2], "data.name=x", "data.split=test")
-    refused(half, 2, "`revision`, `name`, `heldout_split`, `split`", "of `source: hub` alone")
+    # What goes with the hub goes with it; what is given beside another source is refused, with what takes it out.
+    assert gantk("config", "--config", config, *advice[:2]).code == 0
+    given = ("data.name=x", "data.split=test")
+    half = gantk("config", "--config", config, *advice[:2], *given)
+    refused(half, 2, "`name`, `split`: of `source: hub` alone")
     rest = re.findall(r"data\.\w+=\S+", half.err)
-    assert gantk("config", "--config", config, *advice[:2], "data.name=x", "data.split=test", *rest).code == 0
+    assert rest == ["data.name=null", "data.split=train"]
+    assert gantk("config", "--config", config, *advice[:2], *given, *rest).code == 0
 
 
 def test_prepare_says_which_commit_it_has(
