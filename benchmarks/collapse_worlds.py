@@ -19,13 +19,20 @@ from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
 from gantk_eval.paths import cache_folder
 
-REFERENCE = {"mnist": 15_000, "cifar10": 20_000, "digits": 700}
+REFERENCE = {"mnist": 15_000, "cifar10": 20_000, "digits": 700, "quickstart": 3500}
+"""`quickstart`: MNIST again, with as many reference images as the quickstart trains on."""
 CHANGED = 20_000
 """So many images of the pool are extracted again in each world that changes pixels."""
 CHANGES = ("blur", "noise", "jpeg", "means", "blend")
 DISPLACEMENTS = ("moved", "toned")
 """Worlds of images that are as varied as before and all a little off, in a file of their own."""
 DISPLACED = 6000
+GOOD = ("jittered", "mixed")
+"""Worlds of images that a good generator might draw, in a file of their own, as many as of `DISPLACEMENTS`."""
+TURN, SHIFT, SCALE = 7.0, 1.2, 0.06
+"""Degrees, pixels and share that `jittered` images are turned, shifted and scaled by, at the most."""
+GENERATORS = ("early", "generator at 100 kimg", "generator at 150 kimg", "generator at 200 kimg")
+"""Worlds of samples of a checkpoint, each in a file of its own (`add_generator`)."""
 FORMAT = "worlds-2"
 FIELDS = ("pixels", "deep", "logits", "labels")
 
@@ -76,11 +83,12 @@ def read_images(name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         images = (data.images / 16 * 255).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)[..., None]
         labels, names = data.target.astype(np.int64), tuple("0123456789")
     else:
-        sets = [open_images(data_folder() / f"{name}_{split}.parquet") for split in ("train", "test")]
+        files = "mnist" if name == "quickstart" else name
+        sets = [open_images(data_folder() / f"{files}_{split}.parquet") for split in ("train", "test")]
         images = np.concatenate([s.read(np.arange(len(s))) for s in sets])
         labels = np.concatenate([s.labels for s in sets])
         names = sets[0].class_names or tuple(str(i) for i in range(10))
-    order = np.random.default_rng(0).permutation(len(images))
+    order = np.random.default_rng(0).permutation(len(images))[: 30_000 if name == "quickstart" else None]
     return images[order], labels[order], names
 
 
@@ -128,6 +136,34 @@ def displace(images: np.ndarray, how: str) -> np.ndarray:
     return (images.astype(np.int16) + 50).clip(0, 255).astype(np.uint8)
 
 
+def improve(images: np.ndarray, labels: np.ndarray, how: str) -> np.ndarray:
+    """uint8 [n, H, W, C] such as a good generator might draw: `jittered` (each turned, shifted and scaled a little, the edge
+    mirrored), or `mixed` (three quarters of an image and a quarter of the nearest other one of its class)."""
+    from scipy.ndimage import affine_transform
+
+    generator = np.random.default_rng(2)
+    if how == "mixed":
+        partners = np.empty_like(images)
+        for label in np.unique(labels):
+            mine = np.flatnonzero(labels == label)
+            flat = images[mine].reshape(len(mine), -1).astype(np.float32)
+            far = np.square(flat).sum(1) - 2 * flat @ flat.T
+            np.fill_diagonal(far, np.inf)
+            partners[mine] = images[mine[far.argmin(axis=1)]]
+        return np.rint(0.75 * images + 0.25 * partners.astype(np.float64)).astype(np.uint8)
+    middle = (np.array(images.shape[1:3]) - 1) / 2
+    changed = np.empty_like(images)
+    for number, image in enumerate(images):
+        angle = np.deg2rad(generator.uniform(-TURN, TURN))
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn *= 1 + generator.uniform(-SCALE, SCALE)
+        offset = middle - turn @ (middle + generator.uniform(-SHIFT, SHIFT, 2))
+        for channel in range(image.shape[-1]):
+            moved = affine_transform(image[..., channel].astype(np.float32), turn, offset, order=3, mode="mirror")
+            changed[number, ..., channel] = moved.round().clip(0, 255)
+    return changed
+
+
 class _Extraction:
     """A data set's images, the extractors that its reference makes, and the `arrays` that they have given so far."""
 
@@ -155,6 +191,14 @@ def _extract_displaced(name: str) -> dict[str, np.ndarray]:
     return extraction.arrays
 
 
+def _extract_good(name: str) -> dict[str, np.ndarray]:
+    extraction = _Extraction(name)
+    few = slice(extraction.size, extraction.size + DISPLACED)
+    for how in GOOD:
+        extraction.add(how, improve(extraction.images[few], extraction.labels[few], how), extraction.labels[few])
+    return extraction.arrays
+
+
 def _extract(name: str) -> dict[str, np.ndarray]:
     from sklearn.cluster import MiniBatchKMeans
 
@@ -164,6 +208,8 @@ def _extract(name: str) -> dict[str, np.ndarray]:
     arrays |= {"confusion": extraction.classifier.confusion, "names": np.array(names)}
     add("reference", images[:size], labels[:size])
     add("pool", images[size:], labels[size:])
+    if not changes_of(name):
+        return arrays
     few, truth = images[size : size + CHANGED], labels[size : size + CHANGED]
     means = np.stack([few[truth == c].mean(axis=0) for c in range(len(names))])
     flat = few[:10_000].reshape(len(few[:10_000]), -1).astype(np.float32)
@@ -174,38 +220,54 @@ def _extract(name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def add_generator(name: str, checkpoint: str, count: int = 6000) -> None:
-    """Makes the world `early` of data set `name`: `count` samples of a gantk checkpoint, through the same extractors."""
+def changes_of(name: str) -> tuple[str, ...]:
+    """Worlds that change pixels for the worse; the quickstart's sizes are for good generators alone."""
+    return () if name == "quickstart" else (*CHANGES, *DISPLACEMENTS)
+
+
+def add_generator(name: str, checkpoint: str, role: str = "early", count: int = 6000) -> None:
+    """Makes the world `role` of data set `name`: `count` samples of a gantk checkpoint, through the same extractors."""
     import torch
 
     from gantk.runs import find_checkpoint
     from gantk.sampling import load_sampler
 
+    if role not in GENERATORS:
+        raise ValueError(f"{role}: there are {', '.join(GENERATORS)}")
     extraction = _Extraction(name)
     sampler, _ = load_sampler(find_checkpoint(checkpoint).checkpoint, torch.device("cpu"), 0)
-    pictures = np.concatenate([sampler.images(part) for part in np.array_split(np.arange(count), count // 500)])
+    parts = np.array_split(np.arange(count), count // 500)
+    pictures = np.concatenate([sampler.images(part) for part in parts])
     if pictures.shape[1:] != extraction.images.shape[1:]:
         raise ValueError(f"{checkpoint} makes images of {pictures.shape[1:]}, {name} has {extraction.images.shape[1:]}")
-    extraction.add("early", pictures, np.full(count, -1))
-    write_bytes(_early_path(name), pack(extraction.arrays))
+    labels = [sampler.labels(part) for part in parts]
+    truth = np.full(count, -1) if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
+    extraction.add(role, pictures, truth)
+    write_bytes(_generator_path(name, role), pack(extraction.arrays))
 
 
-def _early_path(name: str) -> Path:
-    return cache_folder() / "worlds" / f"{key_of({'format': FORMAT, 'name': name, 'world': 'early'})}.npz"
+def _generator_path(name: str, role: str) -> Path:
+    return cache_folder() / "worlds" / f"{key_of({'format': FORMAT, 'name': name, 'world': role})}.npz"
 
 
 def load_world(name: str) -> World:
     """The data set's features, from the cache or extracted now (a minute or two)."""
     arrays = cached_arrays(
-        "worlds", {"format": FORMAT, "name": name}, lambda: _extract(name), lambda a: "blend.deep" in a
+        "worlds", {"format": FORMAT, "name": name}, lambda: _extract(name), lambda a: "pool.deep" in a
     )
-    displaced = cached_arrays(
-        "worlds", {"format": FORMAT, "name": name, "world": "displaced"}, lambda: _extract_displaced(name),
-        lambda a: all(f"{how}.deep" in a for how in DISPLACEMENTS),
+    if changes_of(name):
+        arrays |= cached_arrays(
+            "worlds", {"format": FORMAT, "name": name, "world": "displaced"}, lambda: _extract_displaced(name),
+            lambda a: all(f"{how}.deep" in a for how in DISPLACEMENTS),
+        )  # fmt: skip
+    arrays |= cached_arrays(
+        "worlds", {"format": FORMAT, "name": name, "world": "good"}, lambda: _extract_good(name),
+        lambda a: all(f"{how}.deep" in a for how in GOOD),
     )  # fmt: skip
-    early = read_arrays(_early_path(name)) or {}
-    arrays = {**arrays, **displaced, **early}
-    changes = (*CHANGES, *DISPLACEMENTS, *(("early",) if early else ()))
+    generated = {role: found for role in GENERATORS if (found := read_arrays(_generator_path(name, role)))}
+    for found in generated.values():
+        arrays |= found
+    changes = (*changes_of(name), *GOOD, *generated)
 
     def part(role: str) -> Set:
         return Set(*(arrays[f"{role}.{kind}"] for kind in FIELDS))
@@ -225,8 +287,10 @@ def load_world(name: str) -> World:
 if __name__ == "__main__":
     import sys
 
-    if "--generator" in sys.argv:  # python -m benchmarks.collapse_worlds --generator mnist early_mnist
-        add_generator(sys.argv[-2], sys.argv[-1])
+    if (
+        "--generator" in sys.argv
+    ):  # python -m benchmarks.collapse_worlds --generator mnist early_mnist ["generator at 150 kimg"]
+        add_generator(*sys.argv[sys.argv.index("--generator") + 1 :])
     else:
         for world in sys.argv[1:] or available():
             found = load_world(world)

@@ -47,7 +47,11 @@ class Scores(Protocol):
 
 
 def generated_images(
-    sampler: Sampler, count: int, identity: str, before_each: Callable[[], None] = lambda: None
+    sampler: Sampler,
+    count: int,
+    identity: str,
+    before_each: Callable[[], None] = lambda: None,
+    varied: bool = True,
 ) -> GeneratedImages | GeneratedPoints:
     """Samples 0 … count−1 as a set of images, or of points where that is what they are.
 
@@ -56,6 +60,7 @@ def generated_images(
         count: how many.
         identity: what tells this model from others, for example a checkpoint's manifest.
         before_each: called before each chunk; what it raises ends the evaluation, on all processes.
+        varied: whether its samples have ever been varied, as far as is known.
     """
     if sampler.shape.extent is not None:
 
@@ -78,6 +83,7 @@ def generated_images(
         labels=labels,
         identity=f"{identity}:{sampler.seed}",
         generator=sampler,
+        varied=varied,
     )
 
 
@@ -179,7 +185,9 @@ def evaluate_checkpoint(
         **options,
     )
     count = samples or config.evaluate.samples
-    report = evaluator.evaluate(generated_images(sampler, count, f"{config.name}:{found.checkpoint.state['step']}"))
+    state = found.checkpoint.state
+    varied = bool(state.get("monitor", {}).get("varied", True))
+    report = evaluator.evaluate(generated_images(sampler, count, f"{config.name}:{state['step']}", varied=varied))
     if is_main and found.run is not None:
         path = found.run / "eval" / f"{found.checkpoint.folder.name}-{count}.json"
         picture = write_report(path, report)

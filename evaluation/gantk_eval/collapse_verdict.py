@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import numpy as np
 from gantk_eval.collapse.exhibit import exhibit
 from gantk_eval.collapse.known import Known
 from gantk_eval.collapse.picture import draw
-from gantk_eval.collapse.verdict import ClassEvidence, Evidence, examine, knowledge_of
+from gantk_eval.collapse.verdict import ClassEvidence, Evidence, Judgement, examine, knowledge_of
 from gantk_eval.extractors.classifier import ClassifierExtractor
 from gantk_eval.features import Features
 from gantk_eval.images import ImageSet
 
-__all__ = ["CollapseTest"]
+__all__ = ["CollapseTest", "without_loss"]
 
 LOOKS, CLASSES = "pixel_pca", "classifier"
 DEEP = ("inception", "dinov2", "clip")
@@ -58,6 +59,8 @@ class CollapseTest:
             self._known[deep] = knowledge_of(evidence)
         known = self._known[deep]
         found = examine(evidence, seed=self._seed, permutations=self._permutations, known=known)
+        if not getattr(fake, "varied", True):
+            found = without_loss(found)
         shown = exhibit(evidence, found, known, self._reference.labels)
         picture = draw(found.verdict, found.reasons, shown, self._reference.read, fake.read)
         return found.to_dict(), picture
@@ -102,3 +105,16 @@ class CollapseTest:
                 "are wanted of them (ask for another of its metrics too, kid or coverage, and all of them are kept)"
             )
         return Evidence(fake, heldout, reference, classes, blind)
+
+
+def without_loss(found: Judgement) -> Judgement:
+    """The judgement of samples whose generator has never drawn varied ones: nothing that was never there can be lost.
+
+    Samples that are too unlike real images to be judged are then `inconclusive`, however little they vary: an untrained
+    network's are all grey. Near-duplicates are what they are from the start, and so is what samples like real ones lack.
+    """
+    if not found.unreal or found.verdict == "inconclusive" or "duplicates" in found.kinds:
+        return found
+    likeness = found.reasons[-1].partition(", so ")[0]
+    nothing = f"{likeness}: the samples show nothing yet, and have never been varied, so nothing is lost"
+    return replace(found, verdict="inconclusive", reasons=[nothing], kinds=[], missing=[], alike=[])

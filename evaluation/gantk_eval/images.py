@@ -304,7 +304,8 @@ class GeneratedImages:
     `generate(indices)` gets int64 [n] and returns uint8 [n, H, W, C]; it must depend on the indices alone (z drawn by global
     sample index), for it is called with whatever chunk a rank has. `identity` says which function it is (a checkpoint's hash
     and the seed) and stands in the fingerprint, since hashing pixels would mean generating everything twice. `generator`: a
-    `path_length.PathGenerator`, for metrics of the model rather than of its images.
+    `path_length.PathGenerator`, for metrics of the model rather than of its images. `varied`: whether the generator is known
+    to have drawn varied images at some time; of one that never has the verdict does not say that it lost them.
     """
 
     def __init__(
@@ -318,6 +319,7 @@ class GeneratedImages:
         class_names: Sequence[str] | None = None,
         name: str = "generated samples",
         generator: object = None,
+        varied: bool = True,
     ) -> None:
         if count < 1:
             raise DataError(f"{name}: {count} samples asked for; ask for at least one")
@@ -327,6 +329,7 @@ class GeneratedImages:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.identity = identity
         self.generator = generator
+        self.varied = varied
         self._count = count
         self._generate = generate
 

@@ -105,11 +105,12 @@ class Monitor:
         trainer.runner.meter.add("monitor/duplicates", duplicates)
 
     @torch.no_grad()
-    def note_variety(self, trainer: Trainer, verdict: str) -> None:
-        """Beside an evaluation: whether its samples are varied. Waits for the device, until they once were."""
+    def note_variety(self, trainer: Trainer) -> bool:
+        """Before an evaluation: whether the samples are varied, or once were. Waits for the device, until they once were."""
         if not self.varied:
             diversity, duplicates = self._look(trainer)
-            self.varied = verdict == "ok" or not _signs(float(diversity), float(duplicates))
+            self.varied = not _signs(float(diversity), float(duplicates))
+        return self.varied
 
     def _look(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
         """Diversity and the share of near-duplicates of the fixed samples, scalars on the device."""

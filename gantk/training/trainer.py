@@ -267,7 +267,11 @@ class Trainer:
         if self._evaluator is None:
             self._evaluator = self._build_evaluator()
         images = generated_images(
-            self.sampler, config.samples, f"{self.config.name}:{self.step}", before_each=self.signals.check
+            self.sampler,
+            config.samples,
+            f"{self.config.name}:{self.step}",
+            before_each=self.signals.check,
+            varied=self.monitor.note_variety(self),
         )
         self.evaluation_due = True
         try:
@@ -288,8 +292,7 @@ class Trainer:
         if self.guard.prefers(report.verdict, better):
             self.best, self.best_is_new, self.guard.best_verdict = score, True, report.verdict
         self.monitor.wants_evaluation = False
-        if self.config.collapse.action != "warn":
-            self.monitor.note_variety(self, report.verdict)
+        self.monitor.varied = self.monitor.varied or report.verdict == "ok"
         if self.runtime.is_main:
             picture = write_report(self.folder / "eval" / f"{self.images:010d}.json", report)
             gap = discriminator_gap(self)

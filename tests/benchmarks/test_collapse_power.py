@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import collapse_power
-from benchmarks.collapse_power import CASES, LOSSES, done, lower_bound, plan, table, upper_bound
-from benchmarks.collapse_worlds import Set, World, displace
+from benchmarks.collapse_power import CASES, LOSSES, cases_of, done, lower_bound, plan, table, upper_bound
+from benchmarks.collapse_worlds import Set, World, displace, improve
 
 
 def row(world: str, seed: int, verdict: str, named: bool = False) -> dict[str, object]:
@@ -75,7 +75,7 @@ def test_rows_of_another_detector_are_made_again_where_that_is_asked(
         return [found["detector"] for found in done(tmp_path / "rows.jsonl")]
 
     first = work(anew=False)
-    assert len(first) == len(CASES) - 1, "there is no early checkpoint of this one"
+    assert len(first) == sum(not case.needs for case in CASES.values()), "there are no checkpoints of this one"
     assert set(first) == {"one"}
     detectors = iter(["two", "two"])
     assert work(anew=False) == first
@@ -151,3 +151,51 @@ def test_displaced_images_are_moved_bolder_or_brighter() -> None:
     photograph = np.full((1, 2, 2, 3), 220, dtype=np.uint8)
     assert (displace(photograph - 100, "toned") == 170).all()
     assert (displace(photograph, "toned") == 255).all()
+
+
+def test_jittered_images_are_turned_shifted_and_scaled_a_little() -> None:
+    """The middle of a bar moves by at most the shift, its direction by the turn, its length by the scale."""
+    images = np.zeros((60, 33, 33, 1), dtype=np.uint8)
+    images[:, 6:27, 15:18] = 255
+    changed = improve(images, np.zeros(60, dtype=np.int64), "jittered")
+    rows, columns = np.mgrid[:33, :33]
+    shifts, angles, lengths = [], [], []
+    for image in changed[..., 0].astype(np.float64):
+        weight = image / image.sum()
+        middle = (weight * rows).sum(), (weight * columns).sum()
+        down, across = rows - middle[0], columns - middle[1]
+        spread = np.array([[weight * down**2, weight * down * across], [weight * down * across, weight * across**2]])
+        values, axes = np.linalg.eigh(spread.sum(axis=(2, 3)))
+        axis = axes[:, 1] * np.sign(axes[0, 1])
+        shifts.append(np.array(middle) - 16)
+        angles.append(np.rad2deg(np.arctan2(axis[1], axis[0])))
+        lengths.append(np.sqrt(12 * values[1]) / 21)
+    for values, reach in ((np.ravel(shifts), 1.2 * 1.25), (np.array(angles), 7.0), (np.array(lengths) - 1, 0.075)):
+        assert np.abs(values).max() <= 1.05 * reach
+        assert np.abs(values).max() > 0.5 * reach
+        assert np.abs(values.mean()) < 0.3 * reach
+    photograph = np.full((4, 32, 32, 3), 200, dtype=np.uint8)
+    assert (improve(photograph, np.zeros(4, dtype=np.int64), "jittered") == 200).all(), (
+        "the edge is mirrored, not black"
+    )
+
+
+def test_mixed_images_have_a_quarter_of_the_nearest_of_their_class() -> None:
+    images = np.array([0, 40, 200, 10, 240], dtype=np.uint8).reshape(5, 1, 1, 1).repeat(4, axis=1)
+    mixed = improve(images, np.array([0, 0, 0, 1, 1]), "mixed")
+    assert mixed[:, 0, 0, 0].tolist() == [10, 30, 160, 68, 182]
+
+
+def test_at_the_quickstarts_sizes_good_generators_alone_are_judged() -> None:
+    rows = [{**row(world, seed, "ok"), "data": "quickstart"} for world in cases_of("quickstart") for seed in range(20)]
+    rows += [row("real", seed, "ok") for seed in range(3)]
+    assert not set(cases_of("quickstart")) & set(LOSSES)
+    text = table(rows)
+    assert "**2,000 samples, 1,500 held-out images**" in text
+    assert (
+        "| quickstart | real, with labels | 20 | 100.0% | 0.0% | 0.0% | 0.0% |  |  | not `ok` in 0.0%, at most 13.9% |"
+        in text
+    )
+    assert text.index("| d | real |") < text.index("1,500 held-out images")
+    assert {data for data, *_ in plan(["quickstart"], 20, 20, 5)} == {"quickstart"}
+    assert {name for _, name, *_ in plan(["quickstart"], 20, 20, 5)} == set(cases_of("quickstart"))

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gantk_eval import Report
 from safetensors.torch import load_file
 
 import gantk
 from gantk.config import load_config
+from gantk.scoring import evaluate_checkpoint
 from gantk.tracking import read_metrics
 from gantk.training.monitors import SAMPLES, Monitor, coarse, mean_distance, nearest
 from gantk.training.trainer import Trainer
@@ -148,3 +150,37 @@ def test_a_monitor_that_is_off_measures_nothing(tiny: Path) -> None:
         load_file(next((r.folder / "checkpoints").glob("step-00000140")) / "generator.safetensors") for r in (run, on)
     ]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_the_verdict_knows_whether_samples_have_ever_been_varied(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is handed on with the samples, in training and afterwards; a verdict of `ok` says so, too."""
+    asked: list[bool] = []
+
+    class Evaluator:
+        def evaluate(self, fake: Any) -> Report:
+            asked.append(fake.varied)
+            collapse = {"verdict": verdict, "reasons": [], "tests": [], "missing": []}
+            entry = {"value": 1.0, "n_fake": 2, "n_real": 2}
+            protocol = {"fingerprint": "0" * 64, "extractor": "none", "precision": "none", "n_fake": 2}
+            return Report({"fd_pixel_pca": entry}, collapse, protocol)
+
+    monkeypatch.setattr(Trainer, "_build_evaluator", lambda self: Evaluator())
+    monkeypatch.setattr("gantk.scoring.build_evaluator", lambda *_, **__: Evaluator())
+    looks = iter([(0.1, 0.9), (0.4, 0.1), (0.9, 0.1)])
+    monkeypatch.setattr(Monitor, "_look", lambda *_: tuple(map(torch.tensor, next(looks))))
+    settings = (
+        "train.kimg=0.128",
+        "evaluate.every_kimg=0.032",
+        "checkpoint.every_kimg=0.128",
+        "collapse.monitor=false",
+    )
+    verdict = "collapsed"
+    run = gantk.train(tiny, *settings)
+    assert asked == [False, False, True, True], "once they were, nobody looks again"
+    asked.clear()
+    evaluate_checkpoint(str(run.folder))
+    assert asked == [True]
+    asked.clear()
+    looks, verdict = iter([(0.1, 0.9)]), "ok"
+    gantk.train(tiny, *settings, "name=said")
+    assert asked == [False, True, True, True]
