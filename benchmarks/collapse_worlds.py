@@ -290,7 +290,8 @@ if __name__ == "__main__":
     if (
         "--generator" in sys.argv
     ):  # python -m benchmarks.collapse_worlds --generator mnist early_mnist ["generator at 150 kimg"]
-        add_generator(*sys.argv[sys.argv.index("--generator") + 1 :])
+        data, checkpoint, *roles = sys.argv[sys.argv.index("--generator") + 1 :]
+        add_generator(data, checkpoint, *roles[:1])
     else:
         for world in sys.argv[1:] or available():
             found = load_world(world)
