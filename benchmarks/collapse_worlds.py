@@ -287,11 +287,10 @@ def load_world(name: str) -> World:
 if __name__ == "__main__":
     import sys
 
-    if (
-        "--generator" in sys.argv
-    ):  # python -m benchmarks.collapse_worlds --generator mnist early_mnist ["generator at 150 kimg"]
+    # python -m benchmarks.collapse_worlds --generator mnist early_mnist ["generator at 150 kimg"]
+    if "--generator" in sys.argv:
         data, checkpoint, *roles = sys.argv[sys.argv.index("--generator") + 1 :]
-        add_generator(data, checkpoint, *roles[:1])
+        add_generator(data, checkpoint, roles[0] if roles else "early")
     else:
         for world in sys.argv[1:] or available():
             found = load_world(world)
