@@ -186,7 +186,7 @@ def test_mixed_images_have_a_quarter_of_the_nearest_of_their_class() -> None:
     assert mixed[:, 0, 0, 0].tolist() == [10, 30, 160, 68, 182]
 
 
-def test_at_the_quickstarts_sizes_good_generators_alone_are_judged() -> None:
+def test_at_the_quickstarts_sizes_generators_are_judged() -> None:
     rows = [{**row(world, seed, "ok"), "data": "quickstart"} for world in cases_of("quickstart") for seed in range(20)]
     rows += [row("real", seed, "ok") for seed in range(3)]
     assert not set(cases_of("quickstart")) & set(LOSSES)
