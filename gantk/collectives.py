@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it `gather_with_gradient` gives this process's own rows, as in a run of one process.
+
+    For grids, evaluations and whatever else runs networks on one process, or on another number of batches on each: a
+    network that gathers would wait for the others for ever.
+    """
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
     """[N, …] of each process to [world · N, …], through which gradients flow back to every process.
 
     For losses on batch statistics: each process computes the whole batch's loss, and the average that DDP takes of the
-    gradients is then the gradient of that loss.
+    gradients is then the gradient of that loss. Where a network gathers in its own forward pass, it has this process's rows
+    alone when samples are drawn and discriminators are looked at (`alone`).
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _ALONE.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     gathered: Tensor = _Gather.apply(rows)
     return gathered

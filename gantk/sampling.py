@@ -14,6 +14,7 @@ import torch
 from gantk_eval.progress import Bar
 from torch import Tensor, nn
 
+from gantk.collectives import alone
 from gantk.config import Config, load_config
 from gantk.data import Dataset
 from gantk.draws import Draws, key_of
@@ -194,7 +195,7 @@ class Sampler:
         for network in self.networks.values():
             network.eval()
         # In full precision whatever the training's: a score should not depend on how the model was trained.
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), alone():
             images = self.objective.generate(networks, latent, classes)
         for name, network in self.networks.items():
             network.train(was[name])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
+from gantk.collectives import alone
 from gantk.data.store import Store
 from gantk.training.batches import normalised
 
@@ -84,7 +85,8 @@ def discriminator_gap(trainer: Trainer) -> DiscriminatorGap | None:
     try:
         for network in networks:
             network.eval()
-        train, heldout = (_logits(trainer, store) for store in (trainer.dataset.train, trainer.dataset.heldout))
+        with alone():
+            train, heldout = (_logits(trainer, store) for store in (trainer.dataset.train, trainer.dataset.heldout))
     finally:
         for network, mode in zip(networks, modes, strict=True):
             network.train(mode)

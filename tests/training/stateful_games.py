@@ -12,6 +12,7 @@ from gantk.networks import Family
 from gantk.objectives import OBJECTIVES, Batch, Phase, Terms
 from gantk.objectives.base import Networks
 from gantk.objectives.gan import GAN, GANConfig
+from gantk.runtime import gather_with_gradient
 
 
 class LeCamConfig(GANConfig):
@@ -21,6 +22,8 @@ class LeCamConfig(GANConfig):
     """The update of the discriminator whose real images are infinite."""
     count: Literal["none", "same", "own"] = "none"
     """What the integer buffer counts: nothing, images, or what is another number on each process."""
+    pool: int = 0
+    """The last generated images of all processes that are judged again (Shrivastava et al. 2017)."""
 
 
 @OBJECTIVES.register("test_lecam")
@@ -33,6 +36,7 @@ class LeCam(GAN):
         super().__init__(config, family)
         self.register_buffer("ema", torch.zeros(2))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pool", torch.zeros(config.pool, family.channels, family.resolution, family.resolution))
         self.updates = 0
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
@@ -41,7 +45,11 @@ class LeCam(GAN):
         self.updates += 1
         terms = super().discriminator_loss(networks, batch)
         real = self.judge(networks, batch.images)
-        fake = self.judge(networks, self.fake(networks, batch).detach())
+        images = self.fake(networks, batch).detach()
+        if self.config.pool:
+            images = torch.cat([images, self.pool])
+            self.pool.copy_(torch.cat([gather_with_gradient(images[: len(batch)]), self.pool])[: len(self.pool)])
+        fake = self.judge(networks, images)
         with torch.no_grad():
             self.ema.lerp_(torch.stack([real.mean(), fake.mean()]).to(self.ema.dtype), 0.1)
             if self.config.count != "none":
@@ -142,3 +150,30 @@ class WithEncoder(GAN):
         super().run_averages(networks, z, labels, real)
         if self.config.runs:
             networks["encoder"](real().images)
+
+
+class GathersConfig(GANConfig):
+    type: Literal["test_gathers"] = "test_gathers"  # type: ignore[assignment]
+
+
+class Gathering(torch.nn.Module):
+    """What a network gives, with a part of its mean over the rows of all processes."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given: torch.Tensor | None) -> torch.Tensor:
+        out: torch.Tensor = self.network(*given)
+        return out + 0.1 * gather_with_gradient(out).mean(0)
+
+
+@OBJECTIVES.register("test_gathers")
+class Gathers(GAN):
+    """Both networks have a collective in their forward pass."""
+
+    Config = GathersConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.networks = {name: Gathering(network) for name, network in self.networks.items()}

@@ -116,8 +116,13 @@ def of_run(two: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("game", ["test_lecam", "test_adaptive"])
 def test_two_processes_resume_exactly(game: str, two: dict[str, Any]) -> None:
-    """Stopped in the midst of the intervals of logging and of adaptation."""
-    assert_equal(of_run(two, f"{game}-straight"), of_run(two, f"{game}-broken"))
+    """Stopped in the midst of the intervals of logging and of adaptation; with averages, a count and a pool of images."""
+    straight = of_run(two, f"{game}-straight")
+    assert_equal(straight, of_run(two, f"{game}-broken"))
+    if game == "test_lecam":
+        assert straight["objective/count"] == 8 * 16
+        assert (straight["objective/pool"].std((1, 2, 3)) > 0).all(), "48 images, and none twice"
+        assert len(straight["objective/pool"].flatten(1).unique(dim=0)) == 48
     assert two["said"][0][f"{game}-state"] == two["said"][1][f"{game}-state"] != [0.0, 0.0]
     rows = [
         [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in read_metrics(two["runs"] / name)]
@@ -135,6 +140,15 @@ def test_state_that_differs_between_processes_is_refused(two: dict[str, Any]) ->
         )
     assert json.loads((two["runs"] / "own" / "status.json").read_text())["exit_code"] == 4
     assert not checkpoints_in(two["runs"] / "own" / "checkpoints")
+
+
+def test_networks_with_a_collective_are_sampled_and_scored(two: dict[str, Any]) -> None:
+    """On one process alone, where the others do not run them."""
+    folder = two["runs"] / "gathers"
+    assert len(list((folder / "samples").glob("*.png"))) == 2
+    (row,) = [row for row in read_metrics(folder) if "eval/fd_pixel_pca" in row]
+    assert "eval/discriminator_gap" in row
+    assert json.loads((folder / "status.json").read_text())["exit_code"] == 0
 
 
 def test_set_up_with_the_whole_first_batch_on_every_process(two: dict[str, Any], tiny: Path) -> None:

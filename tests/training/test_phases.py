@@ -99,6 +99,7 @@ NOT_PLAYED = {
     "test_lecam": "its state follows each process's own logits within a step, and their mean from step to step",
     "test_adaptive": "as `gan`, on images with noise",
     "test_from_data": "as `gan`, from weights with noise of their own",
+    "test_gathers": "its networks are of whole batches, which micro-batches are not",
     "test_encoder": "as `gan`, beside an encoder with batch norm",
 }
 

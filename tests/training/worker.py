@@ -263,17 +263,23 @@ def states(config_file: str, out: str, overrides: list[str]) -> None:
             assert trainer.step == stop_at
         return trainer
 
-    for game in ("test_lecam", "test_adaptive"):
-        trainer = run(f"{game}-straight", game)
+    pool = ("objective.pool=48", "objective.count=same")
+    for game, own in (("test_lecam", pool), ("test_adaptive", ())):
+        trainer = run(f"{game}-straight", game, *own)
         told[f"{game}-state"] = torch.cat([b.flatten().double() for b in trainer.objective.buffers()]).tolist()
-        run(f"{game}-broken", game, stop_at=5)
-        run(f"{game}-broken", game)
+        run(f"{game}-broken", game, *own, stop_at=5)
+        run(f"{game}-broken", game, *own)
     for count in ("same", "own"):
         try:
             run(count, "test_lecam", f"objective.count={count}", "train.kimg=0.064")
             told[count] = "done"
         except UserError as error:
             told[count] = f"{type(error).__name__}: {error}"
+    # One chunk of samples is one process's; the grid and the discriminator's gap are the main one's.
+    run(
+        "gathers", "test_gathers", "train.kimg=0.128", "samples.every_kimg=0.064",
+        "evaluate={every_kimg: 0.128, samples: 50, metrics: [fd_pixel_pca]}",
+    )  # fmt: skip
     config = load_config(
         config_file, [*overrides, "objective.type=test_from_data", "name=setup", "train.accumulation=2"]
     )
