@@ -114,6 +114,7 @@ def of_run(two: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
     return {f"{stem}/{name}": value for stem in stems for name, value in newest.tensors(stem).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", ["test_lecam", "test_adaptive"])
 def test_two_processes_resume_exactly(game: str, two: dict[str, Any]) -> None:
     """Stopped in the midst of the intervals of logging and of adaptation; with averages, a count and a pool of images."""
@@ -131,6 +132,7 @@ def test_two_processes_resume_exactly(game: str, two: dict[str, Any]) -> None:
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_state_that_differs_between_processes_is_refused(two: dict[str, Any]) -> None:
     for said in two["said"]:
         assert said["same"] == "done"
@@ -142,6 +144,7 @@ def test_state_that_differs_between_processes_is_refused(two: dict[str, Any]) ->
     assert not checkpoints_in(two["runs"] / "own" / "checkpoints")
 
 
+@pytest.mark.slow
 def test_networks_with_a_collective_are_sampled_and_scored(two: dict[str, Any]) -> None:
     """On one process alone, where the others do not run them."""
     folder = two["runs"] / "gathers"
@@ -151,6 +154,7 @@ def test_networks_with_a_collective_are_sampled_and_scored(two: dict[str, Any]) 
     assert json.loads((folder / "status.json").read_text())["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_set_up_with_the_whole_first_batch_on_every_process(two: dict[str, Any], tiny: Path) -> None:
     alone = make(tiny, "test_from_data", "train.accumulation=2")
     batch = alone.objective.set_up_with
