@@ -245,7 +245,9 @@ def sample(
     label: Annotated[str | None, typer.Option(help="A class, by name or number, of a conditional model.")] = None,
     truncation: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, callback=finite, help="Below 1: nearer the centre, alike but cleaner."),
+        typer.Option(
+            min=0.0, max=1.0, callback=finite, help="Scales a normal latent: below 1 less varied, often cleaner."
+        ),
     ] = 1.0,
     device: DeviceOption = "auto",
 ) -> None:

@@ -3,19 +3,20 @@
 The paper's rules: strided convolutions for pooling, batch normalisation everywhere but at the generator's output and the
 discriminator's input, ReLU and tanh in the generator, LeakyReLU 0.2 in the discriminator, weights from N(0, 0.02) and
 batch-norm gains from N(1, 0.02). The conditional networks have a label, one-hot, concatenated to the input of every layer
-(as the authors' MNIST code does), and a fully connected hidden layer of their own.
+(as the authors' MNIST code does, whose kernel of 5 and hidden layer of 1,024 `configs/cdcgan_mnist.yaml` has).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gantk.errors import ConfigError
-from gantk.networks.family import NETWORKS, Family, LatentConfig, one_hot
+from gantk.networks.family import NETWORKS, Family, LatentConfig
 from gantk.networks.layers import SelfAttention, add_spectral_norm
 
 
@@ -55,8 +56,6 @@ class DCGANConfig(LatentConfig):
 
 class ConditionalDCGANConfig(DCGANConfig):
     type: Literal["conditional_dcgan"] = "conditional_dcgan"  # type: ignore[assignment]
-    kernel_size: Literal[4, 5] = 5
-    hidden_dim: int = Field(1024, ge=0)
 
 
 def base_and_levels(resolution: int) -> tuple[int, int]:
@@ -105,13 +104,32 @@ def _widths(width: int, levels: int, most: int) -> list[int]:
     return [min(width * 2**level, most) for level in range(levels)]
 
 
-def _with_labels(x: Tensor, labels: Tensor | None) -> Tensor:
-    """One-hot labels [N, K] as K more columns or constant feature maps."""
-    if labels is None:
-        return x
-    if x.dim() == 4:
-        labels = labels[:, :, None, None].expand(-1, -1, x.shape[2], x.shape[3])
-    return torch.cat([x, labels.to(x.dtype)], dim=1)
+def _with_labels(linear: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """Apply `linear` to x with the one-hot labels int64 [N] as further columns or constant feature maps behind its own.
+
+    A one-hot map meets a single slice of the weights, so its response is computed once a class and picked by label: on CPUs
+    half of what the maps cost when they are joined to x.
+    """
+    own = x.shape[1]
+    if isinstance(linear, nn.Linear):
+        return F.linear(x, linear.weight[:, :own], linear.bias) + linear.weight[:, own:].t()[labels]
+    transposed = isinstance(linear, nn.ConvTranspose2d)
+    assert isinstance(linear, (nn.Conv2d, nn.ConvTranspose2d))
+    weight = linear.weight if transposed else linear.weight.transpose(0, 1)  # [inputs, outputs, k, k]
+    of_classes = weight[own:]
+    if len(of_classes) > len(labels):
+        of_classes, labels = of_classes[labels], torch.arange(len(labels), device=labels.device)
+    kernels = of_classes.flatten(0, 1)[None]  # every class's outputs, side by side, from one constant map
+    constant = x.new_ones(1, 1, *x.shape[2:])
+    stride, padding = linear.stride, cast(tuple[int, ...], linear.padding)
+    if transposed:
+        more = linear.output_padding
+        y = F.conv_transpose2d(x, weight[:own], linear.bias, stride, padding, more)
+        response = F.conv_transpose2d(constant, kernels, None, stride, padding, more)
+    else:
+        y = F.conv2d(x, weight[:own].transpose(0, 1), linear.bias, stride, padding)
+        response = F.conv2d(constant, kernels.transpose(0, 1), None, stride, padding)
+    return y + response.unflatten(1, of_classes.shape[:2])[0].index_select(0, labels)
 
 
 class _Layer(nn.Module):
@@ -128,7 +146,7 @@ class _Layer(nn.Module):
         self.linear, self.norm, self.activation, self.attention = linear, norm, activation, attention
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        x = self.linear(_with_labels(x, labels))
+        x = self.linear(x) if labels is None else _with_labels(self.linear, x, labels)
         if self.norm is not None:
             x = self.norm(x)
         x = x if self.activation is None else self.activation(x)
@@ -171,11 +189,11 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """z [N, latent_dim], labels int64 [N] → images [N, C, H, W] in [−1, 1]."""
-        hot = one_hot(labels, self.classes, z) if self.classes and labels is not None else None
-        x = z if self.hidden is None else self.hidden(z, hot)
-        x = self.project(x[:, :, None, None], hot)
+        labels = labels if self.classes else None
+        x = z if self.hidden is None else self.hidden(z, labels)
+        x = self.project(x[:, :, None, None], labels)
         for layer in self.layers:
-            x = layer(x, hot)
+            x = layer(x, labels)
         return x
 
 
@@ -205,17 +223,14 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images [N, C, H, W] in [−1, 1], labels int64 [N] → logits [N]."""
-        return self.logit(self.features(x, labels), self._hot(labels, x)).flatten()
+        return self.logit(self.features(x, labels), labels if self.classes else None).flatten()
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The last feature maps before the logit, [N, F, h, w]."""
-        hot = self._hot(labels, x)
+        labels = labels if self.classes else None
         for layer in self.layers:
-            x = layer(x, hot)
-        return x if self.hidden is None else self.hidden(x, hot)
-
-    def _hot(self, labels: Tensor | None, like: Tensor) -> Tensor | None:
-        return one_hot(labels, self.classes, like) if self.classes and labels is not None else None
+            x = layer(x, labels)
+        return x if self.hidden is None else self.hidden(x, labels)
 
 
 @NETWORKS.register("dcgan")

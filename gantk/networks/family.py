@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gantk.config.schema import Section
 from gantk.draws import Draws
-from gantk.errors import ConfigError
+from gantk.errors import ConfigError, UserError
 from gantk.registry import Registry
 
 
@@ -61,8 +61,23 @@ class Family:
         return network
 
     def draw_latent(self, draws: Draws, truncation: float = 1.0) -> Tensor:
-        """z [N, latent_dim], its spread scaled by `truncation` (1: as trained; 0: the centre alone)."""
+        """Draw z [N, latent_dim], from `draws`.
+
+        Args:
+            truncation: scales a normal z, so that it lies nearer the centre, where most of what was trained on lay: samples are
+                less varied and often cleaner (1: as trained; 0: the centre alone).
+
+        Raises:
+            UserError: for truncation other than 1 of a uniform z. It was trained on everywhere alike, so there are no rare z to
+                leave out, and a smaller cube is a part of it where networks only blur.
+        """
         if self.config.latent == "uniform":
+            if truncation != 1.0:
+                raise UserError(
+                    f"`--truncation {truncation:g}` does not go with `network.latent: uniform`, which this model was trained on: no "
+                    "z is rarer than another, and a narrower range only blurs the samples; leave it out, or train with "
+                    "network.latent=normal"
+                )
             z = draws.uniform(self.latent_dim, low=-1.0, high=1.0)
         else:
             z = draws.normal(self.latent_dim)

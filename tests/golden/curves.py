@@ -31,7 +31,7 @@ _NO_NORM = "network.discriminator_batch_norm=false"
 GAMES: dict[str, tuple[str, ...]] = {
     "dcgan": ("data.flip=true",),
     "conditional_dcgan": (
-        "network={type: conditional_dcgan, hidden_dim: 16}",
+        "network={type: conditional_dcgan, kernel_size: 5, hidden_dim: 16}",
         "optimizer.schedule={type: cosine, warmup_kimg: 0.1}",
         "optimizer.clip_norm=0.5",
     ),

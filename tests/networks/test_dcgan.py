@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from gantk.config import load_config
 from gantk.draws import Draws, key_of
-from gantk.errors import ConfigError
+from gantk.errors import ConfigError, UserError
 from gantk.networks import NETWORKS
 from gantk.networks.dcgan import base_and_levels
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = {28: (7, 2), 32: (4, 3), 48: (6, 3), 64: (4, 4), 96: (6, 4), 128: (4, 5), 8: (4, 1), 14: (7, 1), 80: (5, 4)}
 
 
@@ -202,6 +205,45 @@ def test_the_label_alone_changes_the_output_at_every_layer() -> None:
             assert torch.equal(one, other) == (kept is None), (name, kept)
 
 
+def joined(layer: Any, x: Any, labels: Any) -> Any:
+    """What a layer gives whose one-hot labels are constant maps, or columns, behind the input's own."""
+    hot = torch.nn.functional.one_hot(labels, 3).to(x.dtype)
+    if x.dim() == 4:
+        hot = hot[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    return layer.linear(torch.cat([x, hot], dim=1))
+
+
+@pytest.mark.parametrize("count", [2, 7])  # fewer and more than classes
+@pytest.mark.parametrize("keys", [{}, {"kernel_size": 5}, {"hidden_dim": 0}])
+def test_labels_are_one_hot_maps_joined_to_the_input(keys: dict[str, Any], count: int) -> None:
+    """As in the paper's code, with equal gradients; how they are computed is a matter of speed."""
+    made = conditional(resolution=16, classes=3, batch_norm=False, **keys)
+    torch.manual_seed(0)
+    labels = torch.arange(count) % 3
+    for role in ("generator", "discriminator"):
+        for layer in (m for m in made.make(role).double().modules() if type(m).__name__ == "_Layer"):
+            layer.activation = None
+            linear = layer.linear
+            own = (linear.weight.shape[0] if isinstance(linear, nn.ConvTranspose2d) else linear.weight.shape[1]) - 3
+            sides = () if isinstance(linear, nn.Linear) else (8, 8)
+            x = torch.randn(count, own, *sides, dtype=torch.float64, requires_grad=True)
+            one, other = layer(x, labels), joined(layer, x, labels)
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+            upstream, wanted = torch.randn_like(one), [x, *linear.parameters()]
+            found = torch.autograd.grad(one, wanted, upstream), torch.autograd.grad(other, wanted, upstream)
+            torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
+def test_the_conditional_networks_are_as_large_as_the_unconditional_ones_and_the_paper_is_a_config() -> None:
+    def weights(kind: str) -> int:
+        made = family(kind, resolution=28, channels=1, classes=10, width=32)
+        return sum(p.numel() for role in ("generator", "discriminator") for p in made.make(role).parameters())
+
+    assert weights("dcgan") < weights("conditional_dcgan") < 1.25 * weights("dcgan")
+    paper: Any = load_config(ROOT / "configs" / "cdcgan_mnist.yaml").network
+    assert (paper.kernel_size, paper.hidden_dim) == (5, 1024)
+
+
 def test_conditional_network_without_labels_is_refused() -> None:
     for classes in (None, 0):
         with pytest.raises(ConfigError, match=r"conditional, but the data has no labels.*data\.label_column"):
@@ -225,8 +267,14 @@ def test_latents() -> None:
     assert abs(uniform.std() - 3**-0.5) < 0.01
     normal = family(latent_dim=8, latent="normal").draw_latent(draws)
     assert abs(normal.std() - 1) < 0.02
-    for kind in ("uniform", "normal"):
-        made = family(latent_dim=8, latent=kind)
-        whole = made.draw_latent(draws)
-        torch.testing.assert_close(made.draw_latent(draws, truncation=0.5), whole / 2)
-        assert (made.draw_latent(draws, truncation=0.0) == 0).all()
+    made = family(latent_dim=8, latent="normal")
+    torch.testing.assert_close(made.draw_latent(draws, truncation=0.5), normal / 2)
+    assert (made.draw_latent(draws, truncation=0.0) == 0).all()
+
+
+@pytest.mark.parametrize("truncation", [0.0, 0.5])
+def test_truncation_of_a_uniform_latent_is_refused(truncation: float) -> None:
+    draws = Draws(key_of(0, "z"), torch.arange(5))
+    with pytest.raises(UserError, match=r"`--truncation 0.* `network.latent: uniform`.*leave it out.*latent=normal"):
+        family(latent_dim=8).draw_latent(draws, truncation=truncation)
+    assert family(latent_dim=8).draw_latent(draws, truncation=1.0).shape == (5, 8)

@@ -42,9 +42,13 @@ def sampler(trained: Path) -> Sampler:
 @pytest.fixture
 def plain(tiny: Path) -> Sampler:
     """Of an unconditional model."""
+    return untrained(tiny)
+
+
+def untrained(tiny: Path, *overrides: str) -> Sampler:
     from gantk.sampling import build_objective
 
-    objective = build_objective(load_config(tiny), ImageShape(1, 8, None, None))
+    objective = build_objective(load_config(tiny, overrides), ImageShape(1, 8, None, None))
     return Sampler(
         objective, {"generator": objective.networks["generator"]}, ImageShape(1, 8, None, None), 0, torch.device("cpu")
     )
@@ -100,12 +104,15 @@ def test_sampling_leaves_the_networks_modes_alone(sampler: Sampler) -> None:
     assert not sampler.networks["generator"].training
 
 
-def test_truncation(sampler: Sampler) -> None:
-    labels = np.zeros(10, dtype=np.int64)
+def test_truncation_is_of_normal_latents(tiny: Path, plain: Sampler, tmp_path: Path) -> None:
+    sampler = untrained(tiny, "network.latent=normal")
     assert torch.allclose(sampler.latent(np.arange(10), 0.5), sampler.latent(np.arange(10)) / 2)
-    centre = sampler.images(np.arange(10), labels, truncation=0.0)
+    centre = sampler.raw(np.arange(10), truncation=0.0)
     assert (centre == centre[0]).all()
-    assert not (sampler.images(np.arange(10), labels) == centre).all()
+    assert not (sampler.raw(np.arange(10)) == centre).all()
+    with pytest.raises(UserError, match=r"does not go with `network\.latent: uniform`"):
+        write_samples(plain, tmp_path / "out", 3, labels=None, truncation=0.7, chunk=5)
+    assert not list(tmp_path.glob("*out*"))
 
 
 # Labels
