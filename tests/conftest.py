@@ -22,7 +22,7 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT"):
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DISABLED", "TQDM_DISABLE"):
         monkeypatch.delenv(variable, raising=False)
 
 

@@ -19,6 +19,7 @@ import gantk
 from gantk.cli import app
 from gantk.config import Config, parse_config
 from gantk.doctor import examine
+from gantk.doctor.environment import VARIABLES
 from gantk.errors import UserError
 from gantk.training.run_lock import RunLock
 
@@ -110,6 +111,33 @@ def test_it_knows_a_key_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> N
     text = examine(None).text
     assert "there is an API key" in line_of(text, "W&B", "ok")
     assert "0123456789abcdef" not in text
+
+
+def test_it_names_the_variables_that_are_set_and_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, project_root: Path
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert "none of the variables" in line_of(examine(None).text, "environment", "ok")
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy")
+    text = examine(None).text
+    assert "WANDB_DISABLED=true (true: as WANDB_MODE=disabled)" in text
+    assert "HTTPS_PROXY=(set)" in text
+    assert "secret" not in text
+    table = (project_root / "docs" / "environment.md").read_text()
+    assert all(f"| `{name}` | {effect} |\n" in table for name, effect in VARIABLES.items())
+
+
+@pytest.mark.parametrize("name", ["GANTK_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_every_offline_switch_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantk_eval.paths import offline
+
+    for other in ("GANTK_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(other, raising=False)
+    assert not offline()
+    monkeypatch.setenv(name, "1")
+    assert offline()
 
 
 def test_it_tells_how_many_processes_a_launch_would_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

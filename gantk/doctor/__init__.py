@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gantk.doctor import machine, run
+from gantk.doctor.environment import environment_variables
 from gantk.doctor.page import Page
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def examine(config: Config | None) -> Examination:
         machine.hardware(page)
         machine.processes(page, config)
         machine.disk(page)
+        environment_variables(page)
         page.title("Optional")
         machine.inception(page, config)
         machine.wandb_key(page, config)

@@ -54,18 +54,23 @@ class WandbRun(Sink):
         """Opens the W&B run of a training run, by `config.tracking.wandb`; when `resumed`, the one it had
         before.
 
-        `auto` follows `$WANDB_MODE` where it is set, and else is online with an API key and off without.
+        `auto` follows `$WANDB_DISABLED` and `$WANDB_MODE` where they are set, and else is online with an API key and off
+        without. `$WANDB_PROJECT` counts where the config does not set a project.
         """
         settings = config.tracking
         if not resumed:  # or a later evaluation would go to the W&B run of an earlier training
             (folder / "wandb.json").unlink(missing_ok=True)
+        named = "wandb_project" in settings.model_fields_set
         identity = read_json(folder / "wandb.json") or {
             "id": None,
-            "project": settings.wandb_project,
+            "project": settings.wandb_project if named else os.environ.get("WANDB_PROJECT") or settings.wandb_project,
             "entity": settings.wandb_entity,
         }
         sink = cls()
-        mode = settings.wandb if settings.wandb != "auto" else mode_of_environment() or "auto"
+        asked = mode_of_environment()
+        mode = settings.wandb if settings.wandb != "auto" else asked or "auto"
+        if asked is not None and mode != asked:
+            log.info("W&B: the environment asks for %s; `tracking.wandb: %s` wins.", asked, mode)
         sink._start(mode, folder, identity, name=config.name, config=config.model_dump(mode="json"))
         return sink
 
@@ -151,6 +156,9 @@ class WandbRun(Sink):
 
 
 def mode_of_environment() -> Mode | None:
+    """The mode that `$WANDB_DISABLED` or `$WANDB_MODE` asks for; None where neither does."""
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+        return "disabled"
     return _ENVIRONMENT_MODES.get(os.environ.get("WANDB_MODE", "").strip().lower())
 
 

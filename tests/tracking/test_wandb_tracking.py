@@ -194,6 +194,42 @@ def test_modes(
     assert asked == ([mode] if mode else [])
 
 
+@pytest.mark.parametrize(("configured", "mode"), [("auto", None), ("online", "online")])
+def test_wandb_disabled_is_honoured_where_the_config_leaves_it_open(
+    tmp_path: Path,
+    make_config: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[tuple[int, str]],
+    configured: str,
+    mode: str | None,
+) -> None:
+    import wandb
+
+    asked = []
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options["mode"]) or FakeRun())
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    Tracker.open(make_config(wandb=configured), tmp_path).finish()
+    assert asked == ([mode] if mode else [])
+    said = [text for _, text in messages if "the environment asks for disabled" in text]
+    assert len(said) == (configured == "online")
+
+
+@pytest.mark.parametrize(("settings", "project"), [({}, "of-the-group"), ({"wandb_project": "mine"}, "mine")])
+def test_the_project_of_the_environment(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], project: str
+) -> None:
+    import wandb
+
+    asked = []
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options["project"]) or FakeRun())
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_PROJECT", "of-the-group")
+    Tracker.open(make_config(wandb="online", **settings), tmp_path).finish()
+    assert asked == [project]
+
+
 def test_a_key_in_netrc_is_found(tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
