@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 .PHONY: help install quickstart test test-slow test-gpu lint format clean
 
 help:
-	@echo "make quickstart   train a DCGAN on handwritten digits, score it, and say where the pictures are"
+	@echo "make quickstart   train a DCGAN on handwritten digits, scoring it, and say where the pictures are"
 	@echo "make test         the default tests (under 10 minutes on two cores)"
 	@echo "make test-slow    the tests marked slow, realdata and multinode"
 	@echo "make test-gpu     the tests that want a GPU"
@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 quickstart: $(STAMP)
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		gantk/train.py --config configs/quickstart.yaml
-	$(BIN)/gantk eval --ckpt quickstart
+	@echo "The table again, without scoring: $(BIN)/gantk show quickstart"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

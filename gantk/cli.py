@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from gantk_eval import terminal
 
-from gantk import __version__, recipe_commands
+from gantk import __version__, evaluation_commands, recipe_commands
 from gantk.command_options import LAST_SEED, MOST, DeviceOption, finite, is_main
 from gantk.errors import (
     CollapseError,
@@ -35,7 +35,7 @@ app = typer.Typer(
 
         gantk train quickstart
 
-        gantk eval --ckpt quickstart
+        gantk show quickstart
 
     Your own images, and settings of your own:
 
@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 app.add_typer(reference_app, name="reference")
 
-for name, command in recipe_commands.COMMANDS.items():
+for name, command in {**recipe_commands.COMMANDS, **evaluation_commands.COMMANDS}.items():
     app.command(name)(command)
 
 
@@ -79,7 +79,7 @@ def evaluate(
         typer.Option(metavar="fid,is,kid,…", help="Names from evaluation/README.md. Default: all that cost little."),
     ] = None,
     kid_subset_size: Annotated[
-        int | None, typer.Option(min=2, max=MOST, help="Images in each of KID's subsets. Default: 1000.")
+        int | None, typer.Option(min=20, max=MOST, help="Images in each of KID's subsets. Default: 1000.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=LAST_SEED, help="Of the samples. Default: the config's.")
@@ -115,6 +115,12 @@ def evaluate(
         bool,
         typer.Option("--verify", help="Cross-check --images with torch-fidelity and torchmetrics, side by side."),
     ] = False,
+    verdict: Annotated[
+        bool,
+        typer.Option(
+            "--verdict/--no-verdict", help="Without: scores alone, and no classifier unless one of them needs it."
+        ),
+    ] = True,
     fail_on: Annotated[
         str | None, typer.Option(metavar="collapse", help="Exit 6 when the verdict is `collapsed`.")
     ] = None,
@@ -128,6 +134,8 @@ def evaluate(
     """
     if fail_on not in (None, "collapse"):
         raise ConfigError(f"`--fail-on {fail_on}` is not known: the one thing to fail on is `collapse`")
+    if not verdict and (fail_on or picture):
+        raise ConfigError("`--fail-on` and `--picture` are about the verdict: leave out `--no-verdict`")
     if (ckpt is None) == (images is None):
         raise ConfigError("give either `--ckpt RUN`, or `--images PATH --reference PATH`")
     if images is not None and reference is None:
@@ -158,6 +166,9 @@ def evaluate(
         )
     from gantk import scoring
 
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    if names is not None:
+        scoring.check_metrics(names, extractor)
     if fail_on and images is not None and reference is not None and heldout is None:
         scoring.check_can_collapse(reference)
 
@@ -176,10 +187,11 @@ def evaluate(
             )
         return
     options: dict[str, Any] = {
-        "metrics": None if metrics is None else metrics.split(","),
+        "metrics": names,
         "kid_subset_size": kid_subset_size,
         "extractor": extractor,
         "precision": precision,
+        **({} if verdict else {"collapse": False}),
     }
     if ckpt is not None:
         outcome = scoring.evaluate_checkpoint(ckpt, samples=samples, seed=seed, device=device, **options)
@@ -191,7 +203,8 @@ def evaluate(
         )
     if not is_main():
         return
-    typer.echo(json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table())
+    table = json.dumps(outcome.report.to_dict(), indent=1) if as_json else outcome.report.table()
+    typer.echo(table)
     for line in outcome.notes:
         typer.echo(line, err=True)
     collapsed = fail_on is not None and outcome.report.verdict == "collapsed"
@@ -205,35 +218,6 @@ def evaluate(
             typer.echo(f"warning: {error}", err=True)
     if collapsed:
         raise CollapseError("the verdict is `collapsed`, and `--fail-on collapse` was given")
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names, folders, or JSON files of `gantk eval`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The comparison as JSON on stdout.")] = False,
-) -> None:
-    """Put the newest evaluations of runs side by side, ranked where their protocols agree.
-
-    gantk compare run41 run42 run43@best
-
-    Scores of different protocols are shown but not ranked: the differing field is named, and the exit code is 2.
-    """
-    from gantk_eval.compare import compare as compare_reports
-    from gantk_eval.compare import read_report
-
-    from gantk.runs import find_evaluation
-
-    if len(runs) < 2:
-        raise ConfigError("`gantk compare` takes two or more runs: gantk compare run41 run42")
-    if len(set(runs)) < len(runs):
-        raise ConfigError("`gantk compare` was given a run twice: name each once")
-    files = {run: find_evaluation(run) for run in runs}
-    comparison = compare_reports({run: read_report(file) for run, file in files.items()})
-    typer.echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison.table())
-    for run, file in files.items():
-        typer.echo(f"{run}: {file}", err=True)
-    if comparison.refusal:
-        raise ConfigError(comparison.refusal)
 
 
 @app.command()

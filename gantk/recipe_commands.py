@@ -53,10 +53,8 @@ def train(
 
     run = run_training(settings, resume=resume, allow_changes=allow_changes)
     if is_main():
-        typer.echo(
-            f"done: {run.folder} (samples in {run.folder / 'samples'}); score it with: gantk eval --ckpt {settings.name}",
-            err=True,
-        )
+        more = "" if run.best is not None else f"; score it with: gantk eval --ckpt {settings.name}"
+        typer.echo(f"done: {run.folder} (samples in {run.folder / 'samples'}){more}", err=True)
 
 
 def prepare(words: Words = None, config: ConfigOption = None) -> None:

@@ -310,6 +310,8 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if any(getattr(handler, "stream", None) is sys.stderr for handler in logging.getLogger().handlers):
             return  # the program around us shows its log there already
+        if not getattr(record, "on_terminal", True):
+            return  # it is said there in other words
         try:
             prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
             terminal.say(prefix + self.format(record))

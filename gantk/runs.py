@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gantk.errors import CheckpointError, ConfigError
+from gantk.errors import CheckpointError
 from gantk.training.checkpoint import Checkpoint, checkpoints_in, read_best
 
 
@@ -47,31 +47,6 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             problems.append(str(error))
     return None, problems
-
-
-def find_evaluation(spec: str) -> Path:
-    """Resolve an evaluation's JSON file: the file itself, or a run's name or folder, whose newest evaluation it is.
-
-    `NAME@best` and `NAME@step-00001000` are the newest `gantk eval` of that checkpoint.
-
-    Raises:
-        ConfigError: where there is none; the sentence says how to make one.
-    """
-    path = Path(spec).expanduser()
-    if path.is_file():
-        return path
-    name, which = (spec, "") if path.exists() or "@" not in spec else spec.rpartition("@")[::2]
-    run = next((p for p in (Path(name).expanduser(), runs_folder() / name) if (p / "config.yaml").is_file()), None)
-    if run is None:
-        known = list_runs()
-        there = f"the runs there are: {', '.join(known)}" if known else f"there are no runs in {runs_folder()}/ yet"
-        raise ConfigError(f"there is no run or evaluation `{spec}`; {there}")
-    if which == "best":
-        which = find_checkpoint(spec).checkpoint.folder.name
-    found = sorted((run / "eval").glob(f"{which}-*.json" if which else "*.json"), key=lambda p: p.stat().st_mtime_ns)
-    if not found:
-        raise ConfigError(f"{spec} has no evaluation yet; make one with: gantk eval --ckpt {spec}")
-    return found[-1]
 
 
 def find_checkpoint(spec: str) -> Found:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gantk_eval import Evaluator, Report, distributed
-from gantk_eval.extractors.choice import choose_extractor
+from gantk_eval.extractors.choice import NAMES, choose_extractor
 from gantk_eval.extractors.inception import find_weights
+from gantk_eval.extractors.own_module import name_of_file
 from gantk_eval.files import is_parquet
 from gantk_eval.images import GeneratedImages, ImageSet, open_images
 from gantk_eval.known_modes import GeneratedPoints, KnownModesEvaluator
-from gantk_eval.metrics import GENERIC, METRICS, find_metric
+from gantk_eval.metrics import GENERIC, KNOWN_MODES, METRICS, check_names, find_metric, metrics_of
 from gantk_eval.reference import holds_images_too, holds_statistics, read_reference
 from gantk_eval.reference_scores import allowed_by_statistics, evaluate_against_statistics
 from gantk_eval.verify import Verification, verify
@@ -24,6 +25,7 @@ from gantk import records
 from gantk.config import load_config
 from gantk.data import Dataset, open_datasets
 from gantk.errors import ConfigError, DataError
+from gantk.evaluations import describe_now, describe_run
 from gantk.runs import find_checkpoint
 from gantk.runtime import connect
 from gantk.sampling import Sampler, load_sampler
@@ -101,6 +103,8 @@ def build_evaluator(dataset: Dataset, *, device: torch.device, batch_size: int, 
             raise ConfigError(
                 "`--kid-subset-size` goes with KID, which is not computed where the modes are known: leave it out"
             )
+        if not options.pop("collapse", True):
+            raise ConfigError("`--no-verdict` saves nothing where the modes are known: leave it out")
         for name, default in (("extractor", None), ("precision", "fp32")):
             if options.pop(name, default) != default:
                 raise ConfigError(
@@ -186,8 +190,11 @@ def evaluate_checkpoint(
     )
     count = samples or config.evaluate.samples
     state = found.checkpoint.state
+    step, images = int(state["step"]), int(state["images"])
     varied = bool(state.get("monitor", {}).get("varied", True))
-    report = evaluator.evaluate(generated_images(sampler, count, f"{config.name}:{state['step']}", varied=varied))
+    report = evaluator.evaluate(generated_images(sampler, count, f"{config.name}:{step}", varied=varied))
+    told = describe_run(config.name, step, images, seed=sampler.seed, checkpoint=found.checkpoint.folder)
+    report = replace(report, run=told)
     if is_main and found.run is not None:
         path = found.run / "eval" / f"{found.checkpoint.folder.name}-{count}.json"
         picture = write_report(path, report)
@@ -254,8 +261,10 @@ def evaluate_images(
             raise ConfigError(
                 f"`--kid-subset-size` goes with KID, and {reference} holds statistics, which do not allow it"
             )
+        options.pop("collapse", None)  # there is no verdict against statistics
         statistics = read_reference(reference)
         report = evaluate_against_statistics(fake, statistics, device=place, progress=is_main, **options)
+        report = replace(report, run=_describe_sets(images, reference, None))
         return Outcome(report, notes)
     real, other = open_image_set(reference, reading)
     if both:
@@ -270,8 +279,20 @@ def evaluate_images(
             )
         other = open_image_set(heldout, reading)[0]
     evaluator = Evaluator(real, other, device=place, seed=seed, progress=is_main, **options)
-    report = evaluator.evaluate(fake)
+    report = replace(evaluator.evaluate(fake), run=_describe_sets(images, reference, heldout))
     return Outcome(report, [*notes, *remarks(real), *remarks(other)])
+
+
+def _describe_sets(images: str, reference: str, heldout: str | None) -> dict[str, Any]:
+    """The section `run` of an evaluation of images that are no run's: the paths as they were given."""
+    return {"images": images, "reference": reference, "heldout": heldout, **describe_now()}
+
+
+def check_metrics(names: list[str], extractor: str | None) -> None:
+    """Raises UserError for a metric that there is not, before any data is read. `extractor`: a file adds metrics of its name."""
+    own = extractor is not None and extractor not in NAMES and Path(extractor).is_file()
+    more = metrics_of(name_of_file(Path(str(extractor))), classes=False) if own else ()
+    check_names(names, [*METRICS, *GENERIC, *KNOWN_MODES, *more])
 
 
 def check_can_collapse(reference: str) -> None:

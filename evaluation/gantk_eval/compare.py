@@ -12,6 +12,7 @@ from gantk_eval.errors import DataError
 from gantk_eval.metrics import Metric, find_metric
 from gantk_eval.neighbours import BALLS
 from gantk_eval.protocol import RANKED_BY
+from gantk_eval.text import columns, shortened
 
 __all__ = ["Comparison", "compare", "read_report"]
 
@@ -54,20 +55,15 @@ class Comparison:
 
     @property
     def refusal(self) -> str:
-        """The sentence where some scores must not be ranked, with the fields that differ; empty where all may."""
+        """The sentence where some scores must not be ranked, and a line for each field that differs; empty where all may be."""
         if not self.differs:
             return ""
-        parts = []
-        by_fields: dict[str, list[str]] = {}
+        by_values: dict[tuple[str, str], list[str]] = {}
         for metric, fields in self.differs.items():
-            by_fields.setdefault(json.dumps(fields, sort_keys=True, default=str), []).append(metric)
-        for text, metrics in by_fields.items():
-            named = [
-                f"`{name}` ({', '.join(f'{label}: {_short(value)}' for label, value in values.items())})"
-                for name, values in json.loads(text).items()
-            ]
-            parts.append(f"{', '.join(metrics)} by {' and '.join(named)}")
-        return f"scores of different protocols are not ranked; they differ in {'; in '.join(parts)}"
+            for name, values in fields.items():
+                by_values.setdefault((name, _grouped(values)), []).append(metric)
+        lines = [f"`{name}`: {values} ({shortened(metrics)})" for (name, values), metrics in by_values.items()]
+        return "\n  ".join(["scores of different protocols are not ranked; they differ in", *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types: {evaluations, ranking, tied, differs, refusal}."""
@@ -85,15 +81,17 @@ class Comparison:
         rows = [["metric", *labels]]
         for metric in _metric_names(self.reports.values()):
             rows.append([metric, *(self._cell(metric, label) for label in labels)])
-        floors = [["floor of " + name, *cells] for name, cells in self._floors(labels)]
+        scores = len(rows)
+        rows += [["floor of " + name, *cells] for name, cells in self._floors(labels)]
         for part in ("collapse", "memorisation"):
             verdicts = [str((self.reports[label].get(part) or {}).get("verdict", "–")) for label in labels]
-            floors.append([part, *verdicts])
-        floors.append(["protocol", *(str(self.reports[x]["protocol"].get("fingerprint", "?"))[:12] for x in labels)])
-        widths = [max(len(row[i]) for row in rows + floors) for i in range(len(labels) + 1)]
-        rows.insert(1, ["-" * width for width in widths])
-        rows += [["-" * width for width in widths], *floors]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+            rows.append([part, *verdicts])
+        runs = [self.reports[label].get("run") or {} for label in labels]
+        if any("kimg" in run for run in runs):
+            rows.append(["kimg", *(f"{run['kimg']:g}" if "kimg" in run else "not said" for run in runs)])
+        rows.append(["protocol", *(str(self.reports[x]["protocol"].get("fingerprint", "?"))[:12] for x in labels)])
+        lines = columns(rows)
+        lines.insert(scores + 1, lines[1])
         if any(self.tied.values()):
             lines.append("≈ not to be told from the best: the difference is within 1.96 of their common standard error")
         return "\n".join(lines)
@@ -194,6 +192,14 @@ def _within_error(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     errors = [float(e["standard_error"]) for e in (first, second) if e.get("standard_error") is not None]
     together = sum(error**2 for error in errors) ** 0.5
     return len(errors) == 2 and abs(first["value"] - second["value"]) <= 1.96 * together
+
+
+def _grouped(values: Mapping[str, Any]) -> str:
+    """A field's values, each with the evaluations that have it."""
+    having: dict[str, list[str]] = {}
+    for label, value in values.items():
+        having.setdefault(_short(value), []).append(label)
+    return ", ".join(f"{value} in {shortened(labels)}" for value, labels in having.items())
 
 
 def _short(value: Any) -> str:

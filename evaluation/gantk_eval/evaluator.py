@@ -16,7 +16,7 @@ from gantk_eval.errors import DataError, UserError, WeightsError
 from gantk_eval.extraction import Extraction
 from gantk_eval.extractors import Extractor, feature_type
 from gantk_eval.extractors.choice import Choice, build_extractor, choose_extractor
-from gantk_eval.extractors.classifier import ClassifierExtractor
+from gantk_eval.extractors.classifier import USED_BY, ClassifierExtractor
 from gantk_eval.extractors.inception import PRECISIONS, InceptionExtractor, find_weights
 from gantk_eval.extractors.inception_spatial import InceptionSpatialExtractor, features_under
 from gantk_eval.extractors.pixel_pca import PixelPCAExtractor
@@ -33,15 +33,18 @@ from gantk_eval.metrics import METRICS, metrics_of
 from gantk_eval.neighbours import BALLS
 from gantk_eval.pairs import scales_for
 from gantk_eval.protocol import Protocol
-from gantk_eval.report import Report, left_out
+from gantk_eval.report import Report, left_out, score
 from gantk_eval.scores import Scorer
-from gantk_eval.verdicts import Verdicts
+from gantk_eval.verdicts import FEWEST_REAL, Verdicts
 from gantk_eval.wanted import Wanted
 
 __all__ = ["Evaluator"]
 
 INCEPTIONS = ("inception", "inception_spatial")
 """One network, from which both kinds of features come in one pass."""
+ONLY_THE_VERDICT = (
+    "the verdict uses to tell lost classes, and no score does: --no-verdict (collapse=False) does without it"
+)
 
 
 class Evaluator:
@@ -214,7 +217,10 @@ class Evaluator:
         needs = needs or (generic and self._choice is not None and self._choice.name == "classifier")
         tier = generic and self._weights is None and self._choice is None
         classifier = None
-        if needs or tier or (self._collapse and self.heldout is not None):
+        # A verdict on classes needs it, in whatever features the scores are: only where there can be a verdict.
+        judged = self._collapse and self.heldout is not None
+        judged = judged and min(len(self.reference), len(self.heldout or ())) >= FEWEST_REAL
+        if needs or tier or judged:
             try:
                 classifier = ClassifierExtractor(
                     self.reference,
@@ -223,6 +229,7 @@ class Evaluator:
                     floor=self._accuracy_floor,
                     progress=self._progress and distributed.rank() == 0,
                     check=self._check,
+                    used_by=USED_BY if needs or tier else ONLY_THE_VERDICT,
                 )
             except DataError as error:
                 if needs:
@@ -360,6 +367,9 @@ class Evaluator:
         metrics = self._scorer.score(generated, [n for n in wanted if n not in extras], labels, subset_size)
         metrics |= extras
         names = dict.fromkeys((*wanted, *(name for name in metrics if name in METRICS)))
+        for name, reason in self._wanted.too_few(fake).items():
+            because = {"value": reason, "floor": reason}
+            metrics[name] = score(None, n_fake=len(fake), n_real=len(self.reference), none_because=because)
         protocol = self._protocol(len(fake), tuple(names), subset_size, fake_sha256)
         collapse, picture = self._verdicts.collapse(fake, generated, reference, heldout, self._no_classifier)
         memorised = self._verdicts.memorised(generated, reference, heldout)

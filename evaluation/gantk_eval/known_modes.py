@@ -101,11 +101,11 @@ class KnownModesEvaluator(ABC):
     ) -> None:
         if batch_size < 1:
             raise UserError(f"the batch size of the evaluation is {batch_size}; give at least 1")
-        unknown = [name for name in metrics or () if name not in self.names]
-        if unknown or (metrics is not None and not metrics):
+        if metrics is not None and not metrics:
+            raise UserError(f"no metrics are named; for data whose modes are known choose from {', '.join(self.names)}")
+        if other := [name for name in metrics or () if name not in self.names]:
             raise UserError(
-                f"there is no metric {', '.join(unknown) or 'named'} for data whose modes are known; choose from "
-                f"{', '.join(self.names)}"
+                f"there is no metric {', '.join(other)} for data whose modes are known; choose from {', '.join(self.names)}"
             )
         self.metrics = tuple(metrics or self.names)
         self.seed, self.batch_size, self.check = seed, batch_size, check
@@ -185,7 +185,8 @@ def weigh(tests: list[TestResult], calm: str, doubts: list[str]) -> dict[str, An
     """The verdict from tests in their order of precedence: those that fired, else `doubts`, else too little power, else ok."""
     for test, adjusted in zip(tests, holm([test.p for test in tests]), strict=True):
         test.p_adjusted = adjusted
-    fired = [test for test in tests if test.severity != "none" and test.p_adjusted <= ALPHA]
+        test.settle_outcome()
+    fired = [test for test in tests if test.outcome == "fired"]
     result: dict[str, Any] = {"missing": [mode for test in fired for mode in test.missing]}
     weak = [test.weakness for test in tests if not test.powerful]
     if fired:

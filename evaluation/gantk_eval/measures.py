@@ -23,6 +23,8 @@ from gantk_eval.vendi import vendi_score
 
 __all__ = ["Measured", "fewest_images", "measure", "neighbour_count"]
 
+FEWEST_IN_SUBSET = 20
+"""Images in each of KID's subsets. Of two images it can be tens of thousands below zero: unbiased, with a variance like that."""
 FEWEST_NEIGHBOURS = 1000
 """At this many images precision's standard error is at most 1.6 points."""
 PER_CLASS = 5
@@ -54,8 +56,8 @@ def neighbour_count(fake: int, real: int) -> int:
 
 
 def fewest_images(kind: str) -> int:
-    """The number of images below which the metric cannot be worked out at all."""
-    return SPLITS if kind == "is" else 3 if kind in BALLS else 2
+    """The number of images of each side below which the metric cannot be computed, or its value would mean nothing."""
+    return {"is": SPLITS, "kd": FEWEST_IN_SUBSET}.get(kind, 3 if kind in BALLS else 2)
 
 
 def measure(kind: str, fake: Features, real: Features, subset_size: int, *, errors: bool = True) -> Measured:

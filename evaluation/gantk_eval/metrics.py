@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_KINDS", "GENERIC", "METRICS", "Metric", "find_metric", "metric_name", "metrics_of", "resolve"]
+from gantk_eval.errors import UserError
+
+__all__ = [
+    "DEFAULT_KINDS",
+    "GENERIC",
+    "KNOWN_MODES",
+    "METRICS",
+    "Metric",
+    "check_names",
+    "find_metric",
+    "metric_name",
+    "metrics_of",
+    "resolve",
+]
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,24 @@ METRICS: dict[str, Metric] = {
 """By name. More extractors add theirs with `METRICS.update(metrics_of(...))`."""
 
 
+KNOWN_MODES = ("modes", "modes_raw", "high_quality", "reverse_kl", "mode_spread", "least_spread")
+"""Measures of samples whose true modes are known: points in the plane, stacks of digits."""
 _KNOWN_MODES = {name: Metric(name, "known_modes") for name in ("modes", "modes_raw", "high_quality", "reverse_kl")}
 """Not of images, so not to be asked of `Evaluator`. The spreads are not among them: neither up nor down is better, 1 is."""
+
+
+def check_names(names: Iterable[str], choices: Iterable[str] | None = None) -> None:
+    """Refuse names that no metric has, before anything is read or computed.
+
+    `choices`: what there is, where it is not all of `METRICS`, `GENERIC` and `KNOWN_MODES`.
+    Raises UserError, with the nearest name where one is near, else with all.
+    """
+    known = list(choices) if choices is not None else [*METRICS, *GENERIC, *KNOWN_MODES]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{close[0]}`?" if close else f"; choose from {', '.join(known)}"
+            raise UserError(f"there is no metric `{name}`{hint}")
 
 
 def find_metric(name: str) -> Metric | None:

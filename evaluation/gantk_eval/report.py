@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from gantk_eval import report_table
+
 __all__ = ["Report", "left_out", "score"]
 
 NAMED = 20
@@ -56,6 +58,8 @@ class Report:
     `collapsed`, `inconclusive`), reasons, tests, missing. `memorisation`: verdict (`memorised`, `ok`, `inconclusive`),
     reasons, and the numbers of `memorisation.MemorisationTest.judge`. `protocol`: how it was made.
     `skipped`: `images`, `reference`, `heldout` -> {count, first}, of sets of which unreadable images were left out.
+    `run`: what was scored and when, as the caller knows it (gantk: the run's name, step, kimg and checkpoint, the version of
+    gantk and the date); None where nobody said.
     `picture`: a PNG of what the collapse verdict is about, on the first process only; it is no part of the JSON.
     """
 
@@ -67,6 +71,7 @@ class Report:
     )
     picture: bytes | None = field(default=None, compare=False, repr=False)
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    run: dict[str, Any] | None = None
 
     @property
     def verdict(self) -> str:
@@ -74,8 +79,10 @@ class Report:
         return str(self.collapse["verdict"])
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation result as JSON types: metrics, collapse, memorisation, protocol; and skipped, where images were."""
+        """The evaluation result as JSON types: metrics, collapse, memorisation, protocol; run, where it is known; and skipped,
+        where images were."""
         result = {
+            **({} if self.run is None else {"run": self.run}),
             "metrics": self.metrics,
             "collapse": self.collapse,
             "memorisation": self.memorisation,
@@ -94,98 +101,18 @@ class Report:
             data["metrics"],
             data["collapse"],
             data["protocol"],
-            data["memorisation"],
+            **({"memorisation": data["memorisation"]} if "memorisation" in data else {}),
             skipped=data.get("skipped", {}),
+            run=data.get("run"),
         )
 
+    def line(self, first: str | None = None) -> str:
+        """The scores that say most with their real-data floors, and the verdict with its first reason, in one line.
+
+        `first`: the metric to begin with, where it is another than the Fréchet distance.
+        """
+        return report_table.line(self, first)
+
     def table(self) -> str:
-        """The report as text for people: a row for each metric, the verdict with its reasons, and the protocol."""
-        rows = [("metric", "value", "± ", "real-vs-real floor", "generated", "real")]
-        for name, entry in self.metrics.items():
-            spread = ""
-            if entry.get("standard_error") is not None:
-                spread = f"{_number(entry['standard_error'])} (se)"
-            elif entry.get("std") is not None:
-                spread = f"{_number(entry['std'])} (std)"
-            reasons = entry.get("none_because", {})
-            floor = f"none ({reasons.get('floor', 'no held-out images')})"
-            if entry.get("floor") is not None:
-                floor = f"{_number(entry['floor'])} (n={entry['floor_n']:,})"
-                if entry.get("floor_low") is not None:
-                    floor = f"{_number(entry['floor'])} [{_number(entry['floor_low'])}, {_number(entry['floor_high'])}]"
-            value = f"none ({reasons.get('value', 'it could not be worked out')})"
-            if entry["value"] is not None:
-                value = _number(entry["value"])
-            if entry.get("extrapolated") is not None:
-                value += f" (N→∞: {_number(entry['extrapolated'])})"
-            rows.append(
-                (
-                    name,
-                    value,
-                    spread,
-                    floor,
-                    f"{entry['n_fake']:,}",
-                    f"{entry['n_real']:,}" if entry["n_real"] else "not said",
-                )
-            )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        lines += self._warnings()
-        lines += _modes_table(self.metrics.get("modes", {}).get("each", []))
-        lines += ["", f"collapse: {self.verdict}"]
-        lines += [f"  - {reason}" for reason in self.collapse["reasons"]]
-        lines += _collapse_tables(self.collapse)
-        lines += ["", f"memorisation: {self.memorisation['verdict']}"]
-        lines += [f"  - {reason}" for reason in self.memorisation["reasons"]]
-        protocol = self.protocol
-        lines += ["", f"protocol {protocol['fingerprint'][:12]}: {protocol['extractor']}, {protocol['precision']}"]
-        if protocol.get("classifier_accuracy") is not None:
-            lines[-1] += f", classifier {protocol['classifier_accuracy']:.1%} right on held-out images"
-        return "\n".join(lines)
-
-    def _warnings(self) -> list[str]:
-        """One line for each warning, with the names of the metrics that share it."""
-        shared: dict[str, list[str]] = {}
-        for name, entry in self.metrics.items():
-            if entry.get("warning"):
-                shared.setdefault(entry["warning"], []).append(name)
-        return [f"too few images for {', '.join(names)}: {warning}" for warning, names in shared.items()]
-
-
-MOST_ROWS = 20
-
-
-def _modes_table(modes: list[dict[str, Any]]) -> list[str]:
-    """The known modes one by one."""
-    if not modes:
-        return []
-    width = max(len(entry["mode"]) for entry in modes)
-    lines = ["", f"  {'mode'.ljust(width)}  nearest  within 3σ  spread over the true one"]
-    for entry in modes:
-        spread = "–" if entry["spread"] is None else f"{entry['spread']:.2f}"
-        lines.append(f"  {entry['mode'].ljust(width)}  {entry['nearest']:7,}  {entry['high_quality']:9,}  {spread}")
-    return lines
-
-
-def _collapse_tables(collapse: dict[str, Any]) -> list[str]:
-    """What is missing, with expected and seen counts, and the tests."""
-    lines = []
-    missing, tests = collapse.get("missing") or [], collapse.get("tests") or []
-    if missing:
-        width = max(len(str(entry["mode"])) for entry in missing[:MOST_ROWS])
-        width = max(width, len("missing or starved"))
-        lines += ["", f"  {'missing or starved'.ljust(width)}  expected  seen"]
-        for entry in missing[:MOST_ROWS]:
-            lines.append(f"  {str(entry['mode']).ljust(width)}  {entry['expected']:8,}  {entry['seen']:4,}")
-        if len(missing) > MOST_ROWS:
-            lines.append(f"  and {len(missing) - MOST_ROWS:,} more")
-    if tests:
-        width = max(len(test["name"]) for test in tests)
-        lines += ["", f"  {'test'.ljust(width)}  effect  p (adjusted)"]
-        lines += [f"  {test['name'].ljust(width)}  {test['effect']:6.2f}  {test['p_adjusted']:.3g}" for test in tests]
-    return lines
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+        """The report as text for people: the verdict with its reasons first, the scores, the tests, and the protocol."""
+        return report_table.table(self)

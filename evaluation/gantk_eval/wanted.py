@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gantk_eval.distributed import say
 from gantk_eval.errors import DataError, UserError
 from gantk_eval.extractors import Extractor
 from gantk_eval.extras import why_not
@@ -15,7 +14,7 @@ from gantk_eval.inception_score import SPLITS
 from gantk_eval.kernel_distance import SUBSET_SIZE
 from gantk_eval.labels import align_labels
 from gantk_eval.measures import fewest_images
-from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, metric_name, resolve
+from gantk_eval.metrics import DEFAULT_KINDS, GENERIC, METRICS, check_names, metric_name, resolve
 from gantk_eval.neighbours import BALLS
 
 __all__ = ["Wanted"]
@@ -35,11 +34,10 @@ class Wanted:
         self.explicit = names is not None
         self.names = tuple(dict.fromkeys(names or ()))
         self._reference, self._kid_subset_size = reference, kid_subset_size
-        choices = ", ".join((*METRICS, *GENERIC))
+        choices = (*METRICS, *GENERIC)
         if self.explicit and not self.names:
-            raise UserError(f"no metrics are named; choose from {choices}")
-        if unknown := [name for name in self.names if name not in METRICS and name not in GENERIC]:
-            raise UserError(f"there is no metric {', '.join(unknown)}; choose from {choices}")
+            raise UserError(f"no metrics are named; choose from {', '.join(choices)}")
+        check_names(self.names, choices)
 
     def of(self, *extractors: str) -> bool:
         """Whether a metric is named that is worked out in the features of one of these."""
@@ -89,10 +87,12 @@ class Wanted:
                 f"{kinds['is']} takes {SPLITS} splits, and there are {count} images; give at least {SPLITS}"
             )
         named = "kd" in kinds or self._kid_subset_size is not None
-        if named and (size < 2 or size > fewest):
+        least = fewest_images("kd")
+        if named and not least <= size <= fewest:
+            enough = f"a subset size from {least} to {fewest} (--kid-subset-size)"
             raise DataError(
                 f"{kinds.get('kd', 'kid')} takes subsets of {size} images, and there are {count} generated and "
-                f"{len(self._reference)} real; give more images or a subset size from 2 to {fewest} (--kid-subset-size)"
+                f"{len(self._reference)} real; give {enough if least <= fewest else f'at least {least} of each'}"
             )
         few = [name for kind, name in kinds.items() if kind in BALLS and fewest < fewest_images(kind) and self.explicit]
         if few:
@@ -104,19 +104,27 @@ class Wanted:
         allow. To be asked after `settle`."""
         if self.explicit:
             return self.names
-        fewest = {
-            kind: min(len(fake), len(self._reference)) for kind in BALLS
-        }  # the others' real side is checked already
-        kinds = {name: METRICS[name].kind for name in self.names}
-        left_out = [name for name, kind in kinds.items() if fewest.get(kind, len(fake)) < fewest_images(kind)]
-        if left_out:
-            say(f"warning: {', '.join(left_out)} left out: {len(fake)} images are too few")
+        left_out = self.too_few(fake)
         names = [name for name in self.names if name not in left_out]
         labels = align_labels(fake, self._reference)
         best = METRICS[self.names[0]].extractor
         if labels is not None and extractors[best].dims <= CHEAP_DIMENSIONS and self._has_pairs(labels):
             names.append(metric_name("fd_per_class", best))
         return tuple(names)
+
+    def too_few(self, fake: ImageSet) -> dict[str, str]:
+        """Why each of the default metrics that so few images do not allow has no value. What was named is refused instead."""
+        if self.explicit:
+            return {}
+        fewest = min(len(fake), len(self._reference))
+        kinds = {name: METRICS[name].kind for name in self.names}
+        # An Inception Score is of the generated images alone.
+        there = {name: len(fake) if kind == "is" else fewest for name, kind in kinds.items()}
+        return {
+            name: f"{there[name]} images are too few; it takes {fewest_images(kind)}"
+            for name, kind in kinds.items()
+            if there[name] < fewest_images(kind)
+        }
 
     def _has_pairs(self, labels: np.ndarray) -> bool:
         """Whether some class has two generated and two real images."""

@@ -109,11 +109,12 @@ class Tracker:
             _TITLES.get(self.verdict, f"Verdict on collapse: {self.verdict}"),
             f"The samples at {kimg:g} kimg are {self.verdict}{was}: {reasons}.",
             level=logging.WARNING if self.verdict in _TITLES else logging.INFO,
+            on_terminal=False,  # the evaluation's own line is there
         )
 
-    def alert(self, title: str, text: str, level: int = logging.WARNING) -> None:
+    def alert(self, title: str, text: str, level: int = logging.WARNING, *, on_terminal: bool = True) -> None:
         """Says so in the log, and through W&B by whatever way its user gets alerts (mail, Slack)."""
-        log.log(level, "%s: %s", title, text)
+        log.log(level, "%s: %s", title, text, extra={"on_terminal": on_terminal})
         for sink in self._sinks:
             sink.alert(title, text)
 

@@ -53,6 +53,10 @@ class DiscriminatorGap:
             "discriminator_ranks_train_above": self.ranked_above,
         }
 
+    def brief(self) -> str:
+        """The finding in a few words."""
+        return f"discriminator ranks training images above held-out ones in {self.ranked_above:.0%} of pairs"
+
     def sentence(self) -> str:
         told = (
             f"discriminator: ranks a training image above a held-out one in {self.ranked_above:.1%} of pairs "

@@ -13,7 +13,8 @@ from gantk import records
 from gantk.allocator import release_freed_memory
 from gantk.config import Config, dump_yaml
 from gantk.data import open_datasets
-from gantk.errors import CheckpointError, PeerLostError, full_disk
+from gantk.errors import CheckpointError, CollapseError, PeerLostError, full_disk
+from gantk.evaluations import evaluation_file, name_checkpoint, set_aside_newer
 from gantk.progress import Progress
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
@@ -28,7 +29,6 @@ from gantk.training.background import Background
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
 from gantk.training.collapse import BY_VERDICT, CollapseGuard, rank
-from gantk.training.discriminator_gap import discriminator_gap
 from gantk.training.hooks import (
     Checkpoints,
     Evaluation,
@@ -40,6 +40,7 @@ from gantk.training.monitors import Monitor
 from gantk.training.nonfinite import Buffers, settle
 from gantk.training.phases import PhaseRunner
 from gantk.training.reestimation import Reestimation
+from gantk.training.reporter import Reporter
 from gantk.training.signals import Signals, Stopped
 from gantk.training.start import check_batch, check_images, find_start, set_up, take_lock
 
@@ -100,6 +101,7 @@ class Trainer:
                 for sentence in told:
                     log.warning("%s", sentence)
                 self.status = records.Status(self.folder)
+                self.reporter = Reporter(config)
                 self.signals.last_words = lambda error: self.status.finish(*records.outcome(error), str(error))
             with self._recording_the_end():
                 try:
@@ -176,6 +178,8 @@ class Trainer:
             log.info("resuming from %s", start.folder)
             for sentence in checkpoints.drop_newer(self.folder / "checkpoints", start.step):
                 log.warning(sentence)
+        if sentence := set_aside_newer(self.folder, self.step):
+            log.info(sentence)
         self.progress = Progress(config.train.kimg, enabled=config.tracking.progress, start_kimg=self.kimg)
 
     # The loop
@@ -259,7 +263,7 @@ class Trainer:
 
         A signal ends it: it is then due when the run goes on.
         """
-        from gantk.scoring import best_value, generated_images, is_better, write_report
+        from gantk.scoring import best_value, generated_images, is_better
 
         settle(self, {})
         self.reestimation.refresh(self)
@@ -294,14 +298,7 @@ class Trainer:
         self.monitor.wants_evaluation = False
         self.monitor.varied = self.monitor.varied or report.verdict == "ok"
         if self.runtime.is_main:
-            picture = write_report(self.folder / "eval" / f"{self.images:010d}.json", report)
-            gap = discriminator_gap(self)
-            self.tracker.scores(self.kimg, report.to_dict(), None if gap is None else gap.points())
-            if picture is not None:
-                self.tracker.image(self.kimg, "eval/collapse_picture", picture)
-            told = [f"at {self.kimg:g} kimg", report.table(), *([] if gap is None else [gap.sentence()])]
-            self.progress.write("\n".join(told))
-            self.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])
+            self.reporter.record(self, report, score[0])
         release_freed_memory()
         self._restart_clock()
         self.guard.act(self, report)
@@ -328,8 +325,13 @@ class Trainer:
         if self.runtime.is_main:
             name, config = checkpoints.checkpoint_name(self.step), dump_yaml(self.config)
             folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
-            best = self.best if self.best_is_new else None
-            self._background.begin(lambda: checkpoints.store(folder, name, tensors, state, config, best, keep))
+            best, evaluation = self.best if self.best_is_new else None, evaluation_file(self.folder, self.images)
+
+            def store() -> None:
+                checkpoints.store(folder, name, tensors, state, config, best, keep)
+                name_checkpoint(evaluation, folder / name)
+
+            self._background.begin(store)
         self.best_is_new, self._saved_at = False, self.step
         self._restart_clock()
 
@@ -433,6 +435,8 @@ class Trainer:
         message = None if error is None else str(error) or type(error).__name__
         if hasattr(self, "progress"):
             self.progress.close()
+        if error is None or isinstance(error, CollapseError):
+            self.reporter.end()
         self.status.update(step=self.step, kimg=self.kimg)
         self.status.finish(state, code, message)
         if hasattr(self, "tracker"):

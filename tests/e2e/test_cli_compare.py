@@ -12,6 +12,9 @@ from gantk_eval import ArrayImages, evaluate
 
 import gantk
 from gantk.cli import main
+from gantk.errors import ConfigError
+from gantk.evaluation_commands import short_names
+from gantk.evaluations import evaluations_of, find_evaluation, manifest_sha256
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str
 
 
 def test_runs_of_one_protocol_are_ranked(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "by its name and time" in run(capfd, "good", "bad")[2], "these files do not say what they are of"
     for second in ("bad", runs / "bad", runs / "bad" / "eval" / "step-00000001-new.json", "bad@step-00000001"):
         code, out, err = run(capfd, "good", second)
         assert code == 0, err
@@ -87,10 +91,94 @@ def test_other_protocols_are_shown_and_refused(runs: Path, capfd: pytest.Capture
     assert code == 2
     assert "fd_pixel_pca" in out
     assert "#1" not in out
-    assert "gantk: scores of different protocols are not ranked; they differ in fd_pixel_pca by `n_fake`" in err
+    assert (
+        "gantk: scores of different protocols are not ranked; they differ in\n  `n_fake`: 100 in good, 50 in few" in err
+    )
     code, out, _ = run(capfd, "good", "few", "--json")
     assert code == 2
     assert list(json.loads(out)["differs"]["fd_pixel_pca"]) == ["n_fake"]
+
+
+def scored(runs: Path, name: str, file: str, *, step: int, date: str, text: str, checkpoint: str | None = None) -> Path:
+    """An evaluation of `runs/name` that says what it is of."""
+    folder = runs / name / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    (runs / name / "config.yaml").write_text("name: x\ntrain:\n  batch_size: 50\n")
+    said = {"name": name, "step": step, "kimg": step / 20, "checkpoint_sha256": checkpoint, "date": date, "gantk": "0"}
+    (folder / file).write_text(json.dumps({**json.loads(text), "run": said}))
+    return folder / file
+
+
+def test_the_runs_end_is_compared_whatever_the_files_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], reports: dict[str, str]
+) -> None:
+    """A copy of a run has files of one age, or of any: what they say of themselves decides."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("GANTK_RUNS", str(folder))
+    for name, last in (("a", "good"), ("b", "bad")):
+        end = scored(folder, name, "0000000100.json", step=2, date="2026-01-02T00:00:00+00:00", text=reports[last])
+        early = scored(
+            folder, name, "step-00000001-50.json", step=1, date="2026-01-03T00:00:00+00:00", text=reports["few"]
+        )
+        os.utime(early, (2_000_000, 2_000_000))
+        os.utime(end, (1_000_000, 1_000_000))
+    code, out, err = run(capfd, "a", "b")
+    assert code == 0, err
+    assert err.count("0000000100.json (0.1 kimg, scored 2026-01-02 00:00:00+00:00)") == 2
+    assert [line.split() for line in out.splitlines() if line.startswith("kimg")] == [["kimg", "0.1", "0.1"]]
+    # Of one step the newest by its own date.
+    scored(folder, "a", "step-00000002-50.json", step=2, date="2026-01-04T00:00:00+00:00", text=reports["few"])
+    os.utime(folder / "a" / "eval" / "step-00000002-50.json", (1, 1))
+    assert "step-00000002-50.json" in run(capfd, "a", "b")[2]
+    assert "step-00000001-50.json" in run(capfd, "a@step-00000001", "b")[2]
+
+
+def test_old_evaluations_are_taken_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: dict[str, str]
+) -> None:
+    """By the images or the step in the name, and beside such as know themselves."""
+    monkeypatch.setenv("GANTK_RUNS", str(tmp_path / "runs"))
+    new = scored(
+        tmp_path / "runs", "a", "0000000100.json", step=2, date="2026-01-02T00:00:00+00:00", text=reports["good"]
+    )
+    for name, age in (("0000000150.json", 1), ("step-00000001-50.json", 4_000_000_000)):
+        (new.parent / name).write_text(reports["bad"])
+        os.utime(new.parent / name, (age, age))
+    steps = [(e.path.name, e.step) for e in evaluations_of(tmp_path / "runs" / "a")]
+    assert steps == [("step-00000001-50.json", 1), ("0000000100.json", 2), ("0000000150.json", 3)]
+
+
+def test_an_evaluation_of_another_checkpoint_of_that_name_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: dict[str, str]
+) -> None:
+    monkeypatch.setenv("GANTK_RUNS", str(tmp_path / "runs"))
+    of = {"step": 2, "date": "2026-01-02T00:00:00+00:00", "text": reports["good"]}
+    path = scored(tmp_path / "runs", "a", "step-00000002-50.json", checkpoint="0" * 64, **of)
+    checkpoint = tmp_path / "runs" / "a" / "checkpoints" / "step-00000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="a@step-00000002 has no evaluation yet"):
+        find_evaluation("a@step-00000002")
+    scored(tmp_path / "runs", "a", path.name, checkpoint=manifest_sha256(checkpoint), **of)
+    assert find_evaluation("a@step-00000002").path == path
+
+
+def test_short_names() -> None:
+    """The shortest part that tells each from the others."""
+    for specs, names in (
+        (("good", "bad@best"), ["good", "bad@best"]),
+        (("/long/way/runs/a/eval/0000000100.json", "/long/way/runs/b/eval/0000000100.json"), ["a", "b"]),
+        (("/long/way/runs/a", "b"), ["a", "b"]),
+        (("/x/a/eval/1.json", "/x/a/eval/2.json", "c"), ["1", "2", "c"]),
+        (("a/1/x", "a/2/x", "b/1/x"), ["a/1/x", "a/2/x", "b/1/x"]),
+    ):
+        assert list(short_names(specs).values()) == names
+
+
+def test_one_evaluation_twice_is_refused(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capfd, "good", runs / "good")
+    assert code == 2
+    assert "one and the same evaluation" in err
 
 
 def test_mistakes_get_their_sentence(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,70 @@ def test_seed_and_content_decide_the_weights(tmp_path: Path, monkeypatch: pytest
     assert ClassifierExtractor(images, floor=0.0, seed=1).weights_sha256 != first.weights_sha256
 
 
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_interrupted_training_resumes_and_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    monkeypatch.setattr(classifier, "STEPS", {1: 120, 3: 120})
+    images, steps = stripes(400, channels=channels), 0
+
+    def stop_after_70() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 70:
+            raise StopError
+
+    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "whole"))
+    whole = ClassifierExtractor(images, floor=0.0)
+    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "interrupted"))
+    with pytest.raises(StopError):
+        ClassifierExtractor(images, floor=0.0, check=stop_after_70)
+    resumed = ClassifierExtractor(images, floor=0.0, check=stop_after_70)
+    assert steps == 70 + 70, "of 120 steps the first 50 were kept"
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert [file.suffixes for file in (tmp_path / "interrupted" / "classifiers").iterdir()] == [[".npz"]]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_kept_of_a_training_may_be_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "STEPS", {1: 60, 3: 60})
+    images, steps = stripes(100), 0
+
+    def stop() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 55:
+            raise StopError
+
+    with pytest.raises(StopError):
+        ClassifierExtractor(images, floor=0.0, check=stop, seed=5)
+    folder = classifier.cache_folder() / "classifiers"
+    for file in folder.glob("*.part.npz"):
+        file.write_bytes(file.read_bytes()[:1000])
+    again = ClassifierExtractor(images, floor=0.0, check=stop, seed=5)
+    assert steps == 55 + 60
+    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "other"))
+    assert again.weights_sha256 == ClassifierExtractor(images, floor=0.0, seed=5).weights_sha256
+
+
+def test_only_small_colour_sets_have_a_smaller_batch() -> None:
+    """Grey sets and large ones keep the recipe that their scores were published under."""
+    assert [classifier.batch_size(1, count) for count in (60, 510, 5000)] == [60, 100, 100]
+    assert [classifier.batch_size(3, count) for count in (20, 510, 1020, 1999, 2000, 10_000)] == [
+        20,
+        25,
+        51,
+        99,
+        100,
+        100,
+    ]
+    assert len(classifier._split(2353, 0)[0]) == 2000
+
+
 @pytest.mark.usefixtures("quick")
 def test_it_is_trained_once_and_again_where_the_cache_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

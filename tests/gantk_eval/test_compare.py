@@ -121,7 +121,7 @@ def test_a_field_counts_only_where_the_metric_depends_on_it() -> None:
     found = compare({"a": report(20.0), "b": report(12.0, is_splits=5, kid_subset_size=50)})
     assert found.ranking["fid"] == ["b", "a"]
     assert set(found.differs) == {"is"}
-    assert "is by `is_splits` (a: 10, b: 5)" in found.refusal
+    assert found.refusal.endswith("they differ in\n  `is_splits`: 10 in a, 5 in b (is)")
     # Another classifier does not touch a FID.
     found = compare({"a": report(20.0), "b": report(12.0, weights_sha256="a+x")})
     assert set(found.differs) == {"conditional_accuracy"}
@@ -133,6 +133,17 @@ def test_a_field_counts_only_where_the_metric_depends_on_it() -> None:
         "precision": "fp32",
     }
     assert compare({"a": report(20.0), "b": report(12.0, **alone)}).ranking["fid"] == ["b", "a"]
+
+
+def test_what_differs_is_a_short_list() -> None:
+    """A line for each field, with every value once, however many evaluations and metrics there are."""
+    many = {f"run{n}": report(20.0, n_fake=100 if n == 7 else 2000, n_real=n % 2) for n in range(8)}
+    lines = compare(many).refusal.splitlines()
+    assert lines == [
+        "scores of different protocols are not ranked; they differ in",
+        "  `n_fake`: 2000 in run0, run1, run2, run3 and 3 more, 100 in run7 (fid, is, conditional_accuracy)",
+        "  `n_real`: 0 in run0, run2, run4, run6, 1 in run1, run3, run5, run7 (fid, is, conditional_accuracy)",
+    ]
 
 
 def test_metrics_that_one_side_lacks_or_nobody_knows_are_shown() -> None:

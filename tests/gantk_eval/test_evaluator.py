@@ -250,14 +250,33 @@ def test_mistakes_are_told_before_anything_is_done(digit_sets: Sets) -> None:
         evaluate(heldout, unlabelled, metrics=["fd_classifier"])
 
 
+@pytest.mark.parametrize(
+    ("count", "without"), [(2, "is kd precision recall density coverage"), (4, "is kd"), (19, "kd")]
+)
 def test_a_few_images_get_the_metrics_that_they_allow(
-    quick: None, evaluator: Evaluator, digit_sets: Sets, capsys: pytest.CaptureFixture[str]
+    quick: None, evaluator: Evaluator, digit_sets: Sets, count: int, without: str
 ) -> None:
-    report = evaluator.evaluate(ArrayImages(digit_sets[2].read(range(4))))
-    kinds = ("fd", "kd", "precision", "recall", "density", "coverage", "vendi")
-    assert list(report.metrics) == [f"{kind}_classifier" for kind in kinds]
+    """No number where it would mean nothing: of two images the kernel distance can be tens of thousands below zero."""
+    report = evaluator.evaluate(ArrayImages(digit_sets[2].read(range(count))))
+    kinds = ("fd", "is", "kd", "precision", "recall", "density", "coverage", "vendi")
+    assert set(report.metrics) == {f"{kind}_classifier" for kind in kinds}
+    missing = {name for name, entry in report.metrics.items() if entry["value"] is None}
+    assert missing == {f"{kind}_classifier" for kind in without.split()}
+    reason = f"{count} images are too few; it takes 20"
+    assert report.metrics["kd_classifier"]["none_because"]["value"] == reason
+    assert reason in report.table()
+    assert report.protocol["kid_subset_size"] is None
     assert report.verdict == "inconclusive"
-    assert "left out" in capsys.readouterr().err
+
+
+def test_the_kernel_distance_is_refused_where_its_subsets_are_too_small(quick: None, digit_sets: Sets) -> None:
+    reference, _, fake = digit_sets
+    options = {"metrics": ["kd_pixel_pca"], "collapse": False}
+    with pytest.raises(DataError, match=r"subsets of 2 images, .* a subset size from 20 to"):
+        evaluate(fake, reference, kid_subset_size=2, **options)
+    few = ArrayImages(fake.read(range(5)))
+    with pytest.raises(DataError, match=r"there are 5 generated .* give at least 20 of each"):
+        evaluate(few, reference, **options)
 
 
 def test_labels_are_matched_by_class_name() -> None:

@@ -96,23 +96,23 @@ def test_the_precision_of_the_loop_around_does_not_matter(inception: InceptionEx
 
 
 def test_a_score_under_other_weights_is_never_called_fid(inception_weights: Path) -> None:
-    reference, fake = ArrayImages(pictures(3, 16, 0)), ArrayImages(pictures(10, 16, 1))
+    reference, fake = ArrayImages(pictures(21, 16, 0)), ArrayImages(pictures(20, 16, 1))
     evaluator = Evaluator(
-        reference, metrics=["fid", "is", "kid"], inception_weights=inception_weights, kid_subset_size=3, collapse=False
+        reference, metrics=["fid", "is", "kid"], inception_weights=inception_weights, kid_subset_size=20, collapse=False
     )
     report = evaluator.evaluate(fake)
     assert set(report.metrics) == {"fd_inception-custom", "is_inception-custom", "kd_inception-custom"}
     assert report.protocol["extractor"] == "inception-custom"
-    assert report.metrics["kd_inception-custom"]["subset_size"] == 3
+    assert report.metrics["kd_inception-custom"]["subset_size"] == 20
     assert report.metrics["fd_inception-custom"]["floor"] is None
     assert report.verdict == "inconclusive"
-    layers = theirs(inception_weights, np.concatenate([fake.read(range(10)), reference.read(range(3))]))
-    score = inception_score(layers["logits_unbiased"][:10])[0]
+    layers = theirs(inception_weights, np.concatenate([fake.read(range(20)), reference.read(range(21))]))
+    score = inception_score(layers["logits_unbiased"][:20])[0]
     assert report.metrics["is_inception-custom"]["value"] - 1 == pytest.approx(score - 1, rel=1e-3, abs=1e-9)
-    x, y = layers["2048"][:10].astype(np.float64), layers["2048"][10:].astype(np.float64)
+    x, y = layers["2048"][:20].astype(np.float64), layers["2048"][20:].astype(np.float64)
     xc, yc = x - x.mean(axis=0), y - y.mean(axis=0)
-    nuclear = np.linalg.svd(xc @ yc.T, compute_uv=False).sum() / np.sqrt(9 * 2)
-    exact = ((x.mean(0) - y.mean(0)) ** 2).sum() + (xc**2).sum() / 9 + (yc**2).sum() / 2 - 2 * nuclear
+    nuclear = np.linalg.svd(xc @ yc.T, compute_uv=False).sum() / np.sqrt(19 * 20)
+    exact = ((x.mean(0) - y.mean(0)) ** 2).sum() + (xc**2).sum() / 19 + (yc**2).sum() / 20 - 2 * nuclear
     assert report.metrics["fd_inception-custom"]["value"] == pytest.approx(exact, rel=1e-5)
     json.dumps(report.to_dict(), allow_nan=False)
 

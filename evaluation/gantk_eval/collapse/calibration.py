@@ -47,6 +47,7 @@ EIGHTY = 0.84
 """Standard deviations by which an alternative must clear the critical value to be found in 80 % of cases."""
 
 Severity = Literal["none", "suspect", "collapsed"]
+Outcome = Literal["ok", "fired", "not judged"]
 Needs = Literal["nothing", "appearance", "quality", "detail"]
 Kind = Literal[
     "duplicates",
@@ -97,11 +98,27 @@ class TestResult:
     """What samples must have in common with real images for the test to say something: nothing; their looks at the scale of
     the layout; enough for their classes to be recognised; or enough to be told which region of a class they lie in."""
     p_adjusted: float = 1.0
+    outcome: Outcome = "ok"
+    """Set by `settle_outcome`, once p is adjusted."""
+    because: str = ""
+    """Why it is not judged, where it is not."""
+
+    def settle_outcome(self, unfit: str = "") -> None:
+        """Fixes `outcome` and `because`. `unfit`: why the samples are too unlike real images for this test, if they are."""
+        if unfit:
+            self.outcome, self.because = "not judged", unfit
+        elif self.severity != "none" and self.p_adjusted <= ALPHA:
+            self.outcome, self.because = "fired", ""
+        elif not self.powerful:
+            self.outcome, self.because = "not judged", self.weakness
+        else:
+            self.outcome, self.because = "ok", ""
 
     def to_dict(self) -> dict[str, Any]:
         """The entry under `tests`."""
-        names = ("name", "statistic", "null_mean", "effect", "p", "p_adjusted")
-        return {name: getattr(self, name) for name in names}
+        names = ("name", "statistic", "null_mean", "effect", "p", "p_adjusted", "outcome")
+        entry = {name: getattr(self, name) for name in names}
+        return {**entry, "because": self.because} if self.because else entry
 
 
 @dataclass(frozen=True)

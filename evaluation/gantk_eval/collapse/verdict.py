@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from gantk_eval.collapse.bins import bins
-from gantk_eval.collapse.calibration import ALPHA, PERMUTATIONS, Kind, Needs, Reason, Relabellings, TestResult, holm
+from gantk_eval.collapse.calibration import PERMUTATIONS, Kind, Needs, Reason, Relabellings, TestResult, holm
 from gantk_eval.collapse.classes import class_histogram
 from gantk_eval.collapse.conditional import label_agreement
 from gantk_eval.collapse.coverage import coverage, reach
@@ -302,13 +302,15 @@ class _Quality:
 
 def _weigh(tests: list[TestResult], evidence: Evidence, quality: _Quality) -> Judgement:
     classes = evidence.classes is not None
-    fired = [t for t in tests if t.severity != "none" and t.p_adjusted <= ALPHA and quality.enough(t.needs, classes)]
+    remark = quality.sentence(classes)
+    for test in tests:
+        test.settle_outcome("" if quality.enough(test.needs, classes) else remark)
+    fired = [test for test in tests if test.outcome == "fired"]
     number = len(evidence.classes.confusion) if evidence.classes is not None else 0
     reasons = _shortened(ordered([r for test in fired for r in test.reasons if isinstance(r, Reason)], number))
     # A lost class leaves its regions empty too: they are listed where no class says it better.
     missing = next((test.missing for test in fired if test.missing), [])
     unreal = not quality.enough("quality", classes)
-    remark = quality.sentence(classes)
     if fired:
         verdict = "collapsed" if any(t.severity == "collapsed" for t in fired) else "suspect"
         texts = [str(reason) for reason in reasons] + ([remark] if unreal else [])
