@@ -57,6 +57,11 @@ def manifest_sha256(checkpoint: Path) -> str:
     return hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest()
 
 
+def evaluation_file(run: Path, images: int) -> Path:
+    """The file of an evaluation made in training, after so many real images."""
+    return run / "eval" / f"{images:010d}.json"
+
+
 def name_checkpoint(evaluation: Path, checkpoint: Path) -> None:
     """Write into an evaluation made in training, where there is one, which checkpoint holds the networks that it scored."""
     report = read_json(evaluation)
@@ -86,6 +91,13 @@ class Evaluation:
         run = self.report["run"]
         kimg = f"{run['kimg']:g} kimg, " if "kimg" in run else ""
         return f"{self.path} ({kimg}scored {run['date'].replace('T', ' ')})"
+
+    def places(self) -> list[str]:
+        """A line for each thing that belongs to it and is there: its file, the verdict's picture, the run's samples."""
+        picture, samples = self.path.with_suffix(".png"), self.path.parent.parent / "samples"
+        lines = [f"evaluation: {self.sentence}"]
+        lines += [f"the verdict's picture: {picture}"] if picture.is_file() else []
+        return lines + ([f"samples drawn in training: {samples}"] if samples.is_dir() else [])
 
 
 def open_evaluation(path: Path, batch_size: int | None = None) -> Evaluation:

@@ -294,12 +294,10 @@ class EvaluateConfig(Section):
     samples: int = Field(2000, ge=2)
     """Generated images for an evaluation during training."""
     metrics: tuple[MetricName, ...] | None = None
-    """For example `[fid, kid, coverage]`, see evaluation/README.md. Default: all that cost little, in Inception's features or,
-    with no weights at hand, in the weights-free tier's."""
+    """As `[fid, kid]`, see evaluation/README.md. Default: all that cost little, in Inception's features or the weights-free tier's."""
     best_by: MetricName | None = None
     """The metric that marks the best checkpoint. Default: the Fréchet distance of the tier in use. Where `metrics` names none, the
     newest of the healthiest is the best."""
-
     batch_size: int = Field(100, ge=1)
     """Images generated at a time. Part of the protocol: a chunk's size can move a pixel by one grey level."""
 

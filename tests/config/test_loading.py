@@ -283,6 +283,8 @@ def test_merge_keys_of_yaml_are_no_duplicates(tmp_path: Path) -> None:
             "`extra_data.b.resolutoin` is not a key; did you mean `resolution`?",
         ),
         ("tracking.zzz=1", "`tracking.zzz` is not a key (there are: wandb, wandb_project"),
+        ("evaluate.metrics=[fdi]", "`evaluate.metrics.0`: there is no metric `fdi`; did you mean `fid`?"),
+        ("evaluate.best_by=coverag", "`evaluate.best_by`: there is no metric `coverag`; did you mean `coverage`?"),
         ("checkpoint.every=1", "`checkpoint.every` is not a key; did you mean `every_kimg`?"),
         (
             "train.precision=bf61",

@@ -195,3 +195,11 @@ def test_mistakes_get_their_sentence(runs: Path, capfd: pytest.CaptureFixture[st
         assert (found, out) == (code, "")
         assert words in err
         assert "Traceback" not in err
+
+
+def test_a_metric_that_there_is_not_is_refused_before_anything_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("--ckpt", "nowhere"), ("--images", "nowhere", "--reference", "nowhere")):
+        with pytest.raises(SystemExit) as stop:
+            main(["eval", *arguments, "--metrics", "kid,fdi"])
+        assert stop.value.code == 2
+        assert capfd.readouterr().err == "gantk: there is no metric `fdi`; did you mean `fid`?\n"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gantk_eval import ArrayImages, DataError, Evaluator, GeneratedImages, Report, UserError, evaluate
 from gantk_eval.extractors import classifier
+from gantk_eval.extractors.classifier import ClassifierExtractor
 
 Sets = tuple[ArrayImages, ArrayImages, ArrayImages]
 
@@ -428,3 +429,25 @@ def test_held_out_images_that_the_reference_holds_calibrate_nothing(
     assert [sentence in reason for reason in reasons].count(True) == (2 if told else 0), reasons
     if told:
         assert (report.verdict, report.memorisation["verdict"]) == ("inconclusive", "inconclusive")
+
+
+def test_a_classifier_is_trained_only_where_something_needs_it(
+    quick: None, digit_sets: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict on classes does, in whatever features the scores are; without one, nothing is trained for pixels."""
+    reference, heldout, fake = digit_sets
+    made: list[str] = []
+    real = ClassifierExtractor.__init__
+
+    def counted(self: ClassifierExtractor, *args: Any, **options: Any) -> None:
+        made.append(options["used_by"])
+        real(self, *args, **options)
+
+    monkeypatch.setattr(ClassifierExtractor, "__init__", counted)
+    options = {"extractor": "pixel_pca", "metrics": ["fd_pixel_pca"], "accuracy_floor": 0.0}
+    evaluate(fake, reference, heldout, collapse=False, **options)
+    evaluate(fake, reference, ArrayImages(heldout.read(range(10))), **options)
+    assert not made, "no verdict is asked for, or possible with ten held-out images"
+    report = evaluate(fake, reference, heldout, **options)
+    assert ["--no-verdict" in why for why in made] == [True]
+    assert "class_histogram" in {test["name"] for test in report.collapse["tests"]}

@@ -48,8 +48,8 @@ def test_a_run_says_a_line_for_each_evaluation_and_one_table(tiny: Path, capfd: 
         assert said["gantk"] == gantk.__version__
         assert before <= datetime.fromisoformat(said["date"]) <= datetime.now(timezone.utc)
         folder = run.folder / "checkpoints" / f"step-{evaluation.step:08d}"
-        saved = saved or folder.is_dir()  # the best so far is saved as well
-        assert said["checkpoint"] == (folder.name if saved else None)
+        # The best so far is saved as well, and may be deleted by now.
+        assert said["checkpoint"] in ((folder.name,) if saved else (folder.name, None))
         if folder.is_dir():
             assert said["checkpoint_sha256"] == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
 
