@@ -90,7 +90,7 @@ class Evaluation:
             return f"{self.path} (written by an older gantk, it does not say of which step: taken by its name and time)"
         run = self.report["run"]
         kimg = f"{run['kimg']:g} kimg, " if "kimg" in run else ""
-        return f"{self.path} ({kimg}scored {run['date'].replace('T', ' ')})"
+        return f"{self.path} ({kimg}scored {run['date'].replace('T', ' ').replace('+00:00', ' UTC')})"
 
     def places(self) -> list[str]:
         """A line for each thing that belongs to it and is there: its file, the verdict's picture, the run's samples."""

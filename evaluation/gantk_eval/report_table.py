@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["line", "table"]
 
 MOST_ROWS = 20
+LONGEST_REASON = 90
+"""Characters of the first reason that a line has room for; the table has all of it."""
 MEANINGS = {
     "ok": "no diversity is lost that the tests below would have seen",
     "suspect": "some diversity seems to be lost",
@@ -77,7 +80,7 @@ def _verdict(report: Report) -> str:
     reasons = report.collapse.get("reasons") or []
     text = report.verdict
     if report.verdict != "ok" and reasons:
-        text += f": {reasons[0]}"
+        text += f": {textwrap.shorten(reasons[0], LONGEST_REASON, placeholder=' …')}"
         if len(reasons) > 1:
             text += f" (and {len(reasons) - 1} more)"
     return text + (" · memorised" if report.memorisation.get("verdict") == "memorised" else "")
@@ -94,7 +97,7 @@ def table(report: Report) -> str:
     lines += _missing(report.collapse.get("missing") or [])
     lines += ["", *_metrics(report.metrics), *_warnings(report.metrics)]
     lines += _modes(report.metrics.get("modes", {}).get("each", []))
-    lines += _tests(report.collapse.get("tests") or [])
+    lines += _tests(report.collapse.get("tests") or [], reasons)
     lines += ["", f"memorisation: {report.memorisation['verdict']}"]
     lines += [f"  - {reason}" for reason in report.memorisation["reasons"]]
     protocol = report.protocol
@@ -159,8 +162,8 @@ def _missing(missing: list[dict[str, Any]]) -> list[str]:
     return ["", *columns(rows, right=(1, 2)), *more]
 
 
-def _tests(tests: list[dict[str, Any]]) -> list[str]:
-    """Each test of the verdict: ok, ! where it found a loss, or not judged and why."""
+def _tests(tests: list[dict[str, Any]], reasons: list[str]) -> list[str]:
+    """Each test of the verdict: ok, ! where it found a loss, or not judged and why, where the `reasons` above do not say so."""
     if not tests:
         return []
     rows = [("test", "result", "effect", "p (adjusted)", "what it looks for")]
@@ -171,6 +174,6 @@ def _tests(tests: list[dict[str, Any]]) -> list[str]:
     lines = ["", *columns(rows, right=(2,))]
     because: dict[str, list[str]] = {}
     for test in tests:
-        if test.get("because"):
+        if test.get("because") and test["because"] not in reasons:
             because.setdefault(test["because"], []).append(test["name"])
     return [*lines, *(f"not judged: {', '.join(names)}: {why}" for why, names in because.items())]

@@ -124,7 +124,7 @@ def test_the_runs_end_is_compared_whatever_the_files_times(
         os.utime(end, (1_000_000, 1_000_000))
     code, out, err = run(capfd, "a", "b")
     assert code == 0, err
-    assert err.count("0000000100.json (0.1 kimg, scored 2026-01-02 00:00:00+00:00)") == 2
+    assert err.count("0000000100.json (0.1 kimg, scored 2026-01-02 00:00:00 UTC)") == 2
     assert [line.split() for line in out.splitlines() if line.startswith("kimg")] == [["kimg", "0.1", "0.1"]]
     # Of one step the newest by its own date.
     scored(folder, "a", "step-00000002-50.json", step=2, date="2026-01-04T00:00:00+00:00", text=reports["few"])

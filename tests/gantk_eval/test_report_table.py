@@ -32,6 +32,9 @@ def test_the_line_has_the_scores_that_say_most_and_the_first_reason() -> None:
     first = "precision_classifier ↑ 0.7 (real 0.9) · fd_classifier ↓ 0.623 (real 0.0412) · ok"
     assert report("ok", [CALM]).line("precision_classifier") == first
     assert "\n" not in found.line()
+    long = report("collapsed", ["many words " * 20]).line()
+    assert long.endswith("many words …")
+    assert len(long) < 200
 
 
 def test_the_line_of_known_modes_counts_them() -> None:
@@ -65,6 +68,8 @@ def test_the_verdict_comes_first_and_each_test_has_an_answer() -> None:
         "of_an_older_gantk": "–",
     }
     assert "not judged: coverage, vendi: too few images" in lines
+    said = report("inconclusive", ["too few images"], tests).table()
+    assert said.count("too few images") == 1, "once, above"
     single = report("ok", [CALM]).table().splitlines()[0]
     assert single == f"collapse: ok, no diversity is lost that the tests below would have seen: {CALM}"
 
