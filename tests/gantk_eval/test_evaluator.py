@@ -236,8 +236,10 @@ def test_fingerprints_tell_protocols_apart(digit_sets: Sets) -> None:
 
 def test_mistakes_are_told_before_anything_is_done(digit_sets: Sets) -> None:
     reference, heldout, _ = digit_sets
-    with pytest.raises(UserError, match="no metric fidd; choose from fid, is, kid"):
+    with pytest.raises(UserError, match="no metric `fidd`; did you mean `fid`"):
         Evaluator(reference, metrics=["fidd"])
+    with pytest.raises(UserError, match="no metric `quality`; choose from fid, is, kid"):
+        Evaluator(reference, metrics=["quality"])
     with pytest.raises(UserError, match="choose from"):
         Evaluator(reference, metrics=[])
     with pytest.raises(DataError, match="28×28 with 1 channels"):
