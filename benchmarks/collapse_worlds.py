@@ -31,7 +31,13 @@ GOOD = ("jittered", "mixed")
 """Worlds of images that a good generator might draw, in a file of their own, as many as of `DISPLACEMENTS`."""
 TURN, SHIFT, SCALE = 7.0, 1.2, 0.06
 """Degrees, pixels and share that `jittered` images are turned, shifted and scaled by, at the most."""
-GENERATORS = ("early", "generator at 100 kimg", "generator at 150 kimg", "generator at 200 kimg")
+GENERATORS = (
+    "early",
+    "generator at 100 kimg",
+    "generator at 150 kimg",
+    "generator at 200 kimg",
+    "generator at 300 kimg",
+)
 """Worlds of samples of a checkpoint, each in a file of its own (`add_generator`)."""
 FORMAT = "worlds-2"
 FIELDS = ("pixels", "deep", "logits", "labels")
