@@ -63,11 +63,19 @@ def evaluation_file(run: Path, images: int) -> Path:
 
 
 def name_checkpoint(evaluation: Path, checkpoint: Path) -> None:
-    """Write into an evaluation made in training, where there is one, which checkpoint holds the networks that it scored."""
+    """Write into an evaluation made in training which checkpoint holds the networks that it scored."""
+    _add_to_run(evaluation, checkpoint=checkpoint.name, checkpoint_sha256=manifest_sha256(checkpoint))
+
+
+def mark_rolled_back(evaluation: Path) -> None:
+    """Write into an evaluation made in training that its networks were replaced: the checkpoint of its step has others."""
+    _add_to_run(evaluation, rolled_back=True)
+
+
+def _add_to_run(evaluation: Path, **facts: Any) -> None:
     report = read_json(evaluation)
     if report is not None and isinstance(report.get("run"), dict):
-        named = {"checkpoint": checkpoint.name, "checkpoint_sha256": manifest_sha256(checkpoint)}
-        write_json(evaluation, {**report, "run": {**report["run"], **named}})
+        write_json(evaluation, {**report, "run": {**report["run"], **facts}})
 
 
 @dataclass(frozen=True)
@@ -174,8 +182,10 @@ def _of_checkpoint(found: Sequence[Evaluation], spec: str, run: Path, which: str
     sha256 = manifest_sha256(folder) if (folder / "manifest.json").is_file() else None
 
     def fits(evaluation: Evaluation) -> bool:
-        known = (evaluation.report.get("run") or {}).get("checkpoint_sha256")
-        return step is not None and evaluation.step == step and (None in (known, sha256) or known == sha256)
+        run = evaluation.report.get("run") or {}
+        known = run.get("checkpoint_sha256")
+        same = None in (known, sha256) or known == sha256
+        return step is not None and evaluation.step == step and same and not run.get("rolled_back")
 
     return [evaluation for evaluation in found if fits(evaluation)]
 

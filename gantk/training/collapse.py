@@ -131,6 +131,7 @@ class CollapseGuard:
         self.rollbacks += 1
         self.apply_rates(trainer)
         if trainer.runtime.is_main:
+            trainer.reporter.rolled_back()
             changed = [(name, self.rate_factor(name)) for name in trainer.runner.players]
             rates = "".join(f", {name}'s learning rate × {factor:.3g}" for name, factor in changed if factor != 1)
             trainer.tracker.log(trainer.kimg, {"collapse/rollbacks": self.rollbacks, "collapse/from_kimg": start.kimg})

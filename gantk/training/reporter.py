@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantk_eval import Report
 from gantk_eval.terminal import say
 
-from gantk.evaluations import describe_run, evaluation_file, evaluations_of
+from gantk.evaluations import describe_run, evaluation_file, evaluations_of, mark_rolled_back
 from gantk.training.discriminator_gap import OVERFITS, DiscriminatorGap, discriminator_gap
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Reporter:
     def __init__(self, config: Config) -> None:
         self._run, self._folder, self._seed = config.name, config.run_folder, config.seed
         self._gap: DiscriminatorGap | None = None
+        self.scored: Path | None = None
+        """The evaluation of the networks as they are now, where there is one: a checkpoint of them belongs to it."""
 
     def record(self, trainer: Trainer, report: Report, best_by: str) -> None:
         """Write an evaluation down, with its picture and its points, and say it in a line, which is also in `log.txt`.
@@ -35,7 +38,8 @@ class Reporter:
 
         kimg = trainer.kimg
         report = replace(report, run=describe_run(self._run, trainer.step, trainer.images, seed=self._seed))
-        picture = write_report(evaluation_file(trainer.folder, trainer.images), report)
+        self.scored = evaluation_file(trainer.folder, trainer.images)
+        picture = write_report(self.scored, report)
         gap = discriminator_gap(trainer)
         trainer.tracker.scores(kimg, report.to_dict(), None if gap is None else gap.points())
         if picture is not None:
@@ -46,6 +50,12 @@ class Reporter:
             text += f" · {gap.brief()}"
         log.info("%s", text)
         trainer.status.update(verdict=report.verdict, reasons=report.collapse["reasons"])
+
+    def rolled_back(self) -> None:
+        """Note that the networks of the last evaluation have been replaced by older ones."""
+        if self.scored is not None:
+            mark_rolled_back(self.scored)
+        self.scored = None
 
     def end(self) -> None:
         """Print the table of the run's last evaluation on stderr, where there is one, also of a run that had ended before."""

@@ -325,11 +325,13 @@ class Trainer:
         if self.runtime.is_main:
             name, config = checkpoints.checkpoint_name(self.step), dump_yaml(self.config)
             folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
-            best, evaluation = self.best if self.best_is_new else None, evaluation_file(self.folder, self.images)
+            best, scored = self.best if self.best_is_new else None, self.reporter.scored
+            evaluation = scored if scored == evaluation_file(self.folder, self.images) else None
 
             def store() -> None:
                 checkpoints.store(folder, name, tensors, state, config, best, keep)
-                name_checkpoint(evaluation, folder / name)
+                if evaluation is not None:
+                    name_checkpoint(evaluation, folder / name)
 
             self._background.begin(store)
         self.best_is_new, self._saved_at = False, self.step

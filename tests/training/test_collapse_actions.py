@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import gantk
 from gantk.config import load_config
 from gantk.errors import CollapseError, ConfigError
+from gantk.evaluations import evaluations_of, find_evaluation
 from gantk.records import read_json
 from gantk.tracking import read_metrics
 from gantk.training.checkpoint import Checkpoint, read_best
@@ -187,6 +188,12 @@ def test_rollback_plays_on_from_the_best_healthy_networks(tiny: Path, script: Ca
     status = read_json(run.folder / "status.json")
     assert status is not None
     assert status["rollbacks"] == 2
+    # The checkpoint of a step that was rolled back is not that of the evaluation at this step.
+    said = {evaluation.step: evaluation.report["run"] for evaluation in evaluations_of(run.folder)}
+    assert [step for step, of in said.items() if of.get("rolled_back")] == [4, 6]
+    assert [said[step]["checkpoint"] for step in (2, 4, 6)] == ["step-00000002", None, None]
+    with pytest.raises(ConfigError, match="has no evaluation yet"):
+        find_evaluation(f"{run.folder}@step-00000004")
     # Other images and other noise: the second time the same networks go elsewhere.
     sums = {images: total for images, total, _ in weights(run.folder)}
     assert sums[160] != sums[96]
