@@ -190,5 +190,5 @@ def test_the_command_builds_shows_and_compares(tmp_path: Path, net: Path) -> Non
     result = run.invoke(app, [*score, "--device", "cpu"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert set(json.loads(result.stdout)["metrics"]) == {"fd_net"}
-    subset = run.invoke(app, [*score, "--device", "cpu", "--kid-subset-size", "10"])
+    subset = run.invoke(app, [*score, "--device", "cpu", "--kid-subset-size", "50"])
     assert "`--kid-subset-size` goes with KID" in str(subset.exception)
