@@ -39,9 +39,11 @@ app = typer.Typer(
 
     Your own images, and settings of your own:
 
-        gantk list
+        gantk train --data my-images
 
         gantk train dcgan_mnist optimizer.lr=1e-3
+
+        gantk list
 
     Exit codes: 0 done, 1 another process of the run was lost, 2 usage or config, 3 data, weights or a full disk, 4
     checkpoint, 5 diverged, 6 collapsed (eval --fail-on collapse; training with `collapse.action: stop`, or `rollback` when

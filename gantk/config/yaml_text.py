@@ -65,3 +65,11 @@ def write_text(value: Any) -> str:
     """A value as YAML, mappings in their own order."""
     written: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return written
+
+
+def write_line(key: str, value: Any) -> str:
+    """`key: value` on one line, lists and mappings in brackets."""
+    written: str = yaml.dump(
+        {key: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=float("inf")
+    )
+    return written.strip()[1:-1]

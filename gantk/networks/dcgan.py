@@ -31,6 +31,7 @@ class DCGANConfig(LatentConfig):
     kernel_size: Literal[4, 5] = 4
     """Of the strided convolutions; the base layers span the whole base."""
     batch_norm: bool = True
+    """Batch normalisation in both networks, but at the generator's output and the discriminator's input."""
     discriminator_batch_norm: bool | None = None
     """Where the discriminator is to be another. Gradient penalties and spectral norm want it without."""
     spectral_norm: tuple[Literal["generator", "discriminator"], ...] = ()

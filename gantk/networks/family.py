@@ -18,6 +18,7 @@ class LatentConfig(Section):
     """The latent z of a generator; a family's config extends it."""
 
     latent_dim: int = Field(100, ge=1)
+    """Numbers in each z."""
     latent: Literal["uniform", "normal"] = "uniform"
     """`uniform`: on [−1, 1), as in DCGAN. `normal`: N(0, I)."""
 

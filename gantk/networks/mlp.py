@@ -18,7 +18,9 @@ from gantk.networks.family import NETWORKS, Family, LatentConfig
 class MLPConfig(LatentConfig):
     type: Literal["mlp"] = "mlp"
     latent_dim: int = Field(2, ge=1)
+    """Numbers in each z."""
     latent: Literal["uniform", "normal"] = "normal"
+    """`uniform`: on [−1, 1). `normal`: N(0, I), as in the PacGAN protocol."""
     generator_hidden: tuple[int, ...] = Field((400, 400, 400, 400), min_length=1)
     """Units of the generator's hidden layers."""
     discriminator_hidden: tuple[int, ...] = Field((200, 200, 200), min_length=1)

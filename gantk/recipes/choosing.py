@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gantk.config import Config, load_config
 from gantk.config.loading import apply_overrides, flatten, load_with_notes, read_yaml
 from gantk.errors import ConfigError
 from gantk.recipes import find_config, recipes
+from gantk.recipes.folder import look_at, name_of, place_of, plan
 
 _LONGEST = 80
 """Characters of a name made from overrides; longer ones are cut, and told apart by a hash."""
@@ -22,14 +23,20 @@ _LONGEST = 80
 
 @dataclass(frozen=True)
 class Choice:
-    """The config that a command asks for."""
+    """The config that a command asks for, and what it is made from."""
 
     config: Config
+    file: Path
+    """The recipe's, or the user's own."""
+    overrides: tuple[str, ...] = ()
+    """What is laid over the file, but the run's name."""
     notes: tuple[str, ...] = ()
     """What the user should know about it, a sentence each."""
 
 
-def choose(config: str | None, words: Sequence[str] = (), *, name: str | None = None) -> Choice:
+def choose(
+    config: str | None, words: Sequence[str] = (), *, name: str | None = None, data: str | None = None
+) -> Choice:
     """The config of a command line.
 
     Args:
@@ -37,45 +44,69 @@ def choose(config: str | None, words: Sequence[str] = (), *, name: str | None = 
         words: overrides as `key.sub=value`, and, in place of `config`, one recipe or file, whose overrides make a
             name of their own.
         name: the value of `--name`.
+        data: the value of `--data`: images to train on in place of the recipe's, or by a recipe that suits them.
 
     Raises:
         ConfigError: for a recipe that is not there, and for every error in the config.
+        DataError: where there is nothing at `data` to train on.
     """
     named = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    # In quotes: a name such as `42` or `no` is no number and no truth value.
-    own = [f"name={json.dumps(name)}"] if name is not None else []
+    overrides = tuple(word for word in words if "=" in word)
     if config is not None:
-        loaded, notes = load_with_notes(config, [*words, *own])
-        return Choice(loaded, tuple(notes))
-    if not named:
-        raise ConfigError(
-            f"no recipe is given: name one, as `gantk train quickstart`, or a file with `--config FILE`; the recipes are: "
-            f"{', '.join(recipes())}"
-        )
+        place = place_of(data) if data is not None else []
+        return _loaded(find_config(config), (*place, *words), name)
     if len(named) > 1:
         raise ConfigError(
             f"one recipe at a time, and there are {len(named)}: {', '.join(named)}; a setting is written as `key.sub=value`"
         )
-    file = find_config(named[0])
-    chosen, notes = load_with_notes(file, [*overrides, *own])
+    if data is not None:
+        return _for_images(data, named, overrides, name)
+    if not named:
+        raise ConfigError(
+            "no recipe is given: name one, as `gantk train quickstart`, give your own images with `--data FOLDER`, or a file with "
+            f"`--config FILE`; the recipes are: {', '.join(recipes())}"
+        )
+    return _named_by_overrides(find_config(named[0]), (), overrides, name)
+
+
+def _for_images(data: str, named: Sequence[str], overrides: tuple[str, ...], name: str | None) -> Choice:
+    """A recipe for the images at `data`: the one that is named, or the one that suits them."""
+    notes: tuple[str, ...] = ()
+    if named:
+        file, first = find_config(named[0]), tuple(place_of(data))
+        base = f"{load_config(file).name}-{name_of(data)}"
+    else:
+        chosen = plan(look_at(data, apply_overrides({}, overrides).get("data") or {}), data)
+        file, first, notes, base = recipes()[chosen.recipe], chosen.overrides, chosen.reasons, name_of(data)
+    choice = _named_by_overrides(file, (*first, f"name={json.dumps(base)}"), overrides, name)
+    # What the recipe had for its own data is left out as a matter of course.
+    kept = [note for note in choice.notes if named or " in place of " not in note]
+    return replace(choice, notes=(*notes, *kept))
+
+
+def _loaded(file: Path, overrides: Sequence[str], name: str | None) -> Choice:
+    # In quotes: a name such as `42` or `no` is no number and no truth value.
+    own = [f"name={json.dumps(name)}"] if name is not None else []
+    config, notes = load_with_notes(file, [*overrides, *own])
+    return Choice(config, file, tuple(overrides), tuple(notes))
+
+
+def _named_by_overrides(file: Path, first: tuple[str, ...], overrides: tuple[str, ...], name: str | None) -> Choice:
+    """The config of a file with `first` and `overrides`, called after the latter if they change what is trained."""
+    choice = _loaded(file, (*first, *overrides), name)
     if name is not None or any(override.partition("=")[0].strip() == "name" for override in overrides):
-        return Choice(chosen, tuple(notes))
-    called = _own_name(chosen, file, overrides)
-    if called == chosen.name:
-        return Choice(chosen, tuple(notes))
-    note = f"this run is `{called}`, named after its overrides; give it another name with `--name`"
-    return Choice(chosen.model_copy(update={"name": called}), (*notes, note))
-
-
-def _own_name(config: Config, file: Path, overrides: Sequence[str]) -> str:
-    """The name that tells the overrides, if they change what is trained, and the config's own if they do not."""
+        return choice
+    config = choice.config
     try:
-        before = flatten(load_config(file).model_dump(mode="json"))
+        before = flatten(load_with_notes(file, first)[0].model_dump(mode="json"))
     except ConfigError:
         # A file that is whole only with its overrides.
         before = flatten(read_yaml(file))
-    return name_for(config.name, before, flatten(config.model_dump(mode="json")), overrides)
+    called = name_for(config.name, before, flatten(config.model_dump(mode="json")), overrides)
+    if called == config.name:
+        return choice
+    note = f"this run is `{called}`, named after its overrides; give it another name with `--name`"
+    return replace(choice, config=config.model_copy(update={"name": called}), notes=(*choice.notes, note))
 
 
 def name_for(base: str, before: Mapping[str, Any], after: Mapping[str, Any], overrides: Sequence[str]) -> str:
