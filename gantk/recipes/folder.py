@@ -137,6 +137,8 @@ def plan(facts: Facts, path: str) -> Plan:
         *place_of(path), f"data.resolution={side}", f"data.heldout_fraction={held_out:.3g}", "data.flip=false",
         f"network.type={kind}", "network.kernel_size=4", "network.hidden_dim=0", f"network.width={32 if facts.grey else 64}",
         f"objective.augment=[{', '.join(augment) if small else ''}]", f"train.batch_size={batch}", f"train.kimg={kimg:g}",
+        # The quickstart's learning rate is for its own small networks.
+        *(() if facts.grey or recipe != "quickstart" else ("optimizer.lr=4e-4",)),
         f"checkpoint.every_kimg={kimg / 4:g}", f"samples.every_kimg={kimg / 20:g}", f"evaluate.every_kimg={kimg / 4:g}",
     )  # fmt: skip
     return Plan(

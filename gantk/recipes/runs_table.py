@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from gantk.errors import UserError
+from gantk.evaluations import evaluations_of
 from gantk.records import read_json
-from gantk.runs import find_evaluation, list_runs, runs_folder
+from gantk.runs import list_runs, runs_folder
 
 
 def describe_runs() -> dict[str, str]:
@@ -18,10 +18,8 @@ def describe_runs() -> dict[str, str]:
     for run in list_runs():
         status = read_json(runs_folder() / run / "status.json") or {}
         parts = [f"{status.get('state', '?')}, {status.get('kimg') or 0:g} kimg"]
-        try:
-            report = read_json(find_evaluation(run)) or {}
-        except UserError:
-            report = {}
+        found = evaluations_of(runs_folder() / run)
+        report = found[-1].report if found else {}
         parts += [part for part in (_score(report), _verdict(report), _age(status.get("updated"))) if part]
         lines[run] = ", ".join(parts)
     return lines
