@@ -57,8 +57,8 @@ def commands(text: str) -> Iterator[list[str]]:
     text = text.replace("\\\n", " ")
     spans = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^(?: {4}|#\s+)([^`\n]+)$", text, re.MULTILINE)
     for span in spans:
-        # A remark stands two spaces or more behind the command.
-        span = re.split(r" {3,}(?=[a-z])|\s+#|;", span.strip().removeprefix("$ "))[0]
+        # A remark stands two spaces or more behind the command; what a pipe leads to is another program.
+        span = re.split(r" {3,}(?=[a-z])|\s+#|;|\s\|\s", span.strip().removeprefix("$ "))[0]
         start = re.match(
             r"(?:until )?(?:\w+=\S* )*(gantk|accelerate launch|torchrun|sbatch|make|python -m benchmarks)\b", span
         )
