@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from gantk_eval import terminal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A test that made stderr unwritable has left that behind, and pytest gives each test another stream.
+    monkeypatch.setattr(terminal, "_lost", None)
     monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GANTK_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path / "weights"))
