@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import allocator, data_path, gpu, start, training_step
+from benchmarks import allocator, conditional, data_path, gpu, start, training_step
 from benchmarks.loops import LATENT_DIM, TunedLoop, UsualLoop
 from benchmarks.runs import made_up_images
 
@@ -164,3 +164,11 @@ def test_the_readme_has_every_result_and_every_command(project_root: Path) -> No
     for result in (folder / "results").glob("*.json"):
         # Its module, whatever the options and folders were.
         assert " ".join(json.loads(result.read_text())["command"].split()[:3]) in readme, result.name
+
+
+def test_the_conditional_networks_against_the_unconditional(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("GANTK_RUNS", "GANTK_CACHE"):
+        monkeypatch.setenv(variable, "set by the benchmark itself")
+    found = conditional.measure(8, 1, 4, 16, rounds=1, steps=1)
+    assert found.keys() == {"dcgan_ms", "conditional_ms", "paper_ms", "conditional_to_dcgan", "paper_to_dcgan"}
+    assert found["paper_to_dcgan"] == pytest.approx(found["paper_ms"] / found["dcgan_ms"], rel=0.1)

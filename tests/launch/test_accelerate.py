@@ -259,3 +259,23 @@ def test_processes_that_end_right_after_a_collective_end_well(run: Run, tmp_path
     for _ in range(4):
         done = run("torchrun", "--standalone", "--nproc_per_node", "2", script, ACCELERATE_USE_CPU="true")
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_when_nobody_reads_their_output(
+    environment: dict[str, str], tmp_path: Path, port: str
+) -> None:
+    launch = f"accelerate launch --multi_gpu --num_processes 2 {' '.join(EVERY_FLAG)} --main_process_port {port}"
+    command = f"{launch} gantk/train.py --config {TINY} {NO_EVALUATION} train.kimg=0.128 checkpoint.every_kimg=0.064"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} 2>&1 | head -1"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert recorded("status.json", tmp_path)["state"] == "completed"
+    log = (tmp_path / "runs" / "tiny" / "log.txt").read_text()
+    assert log.count("stderr cannot be written any more (Broken pipe)") == 1
