@@ -50,6 +50,11 @@ class ImageShape:
         extent = dataset.modes.extent if dataset.modes else None
         return cls(dataset.channels, dataset.resolution, names, shares, extent)
 
+    def trained_classes(self) -> list[int]:
+        """The numbers of the classes that have training images; of all where the shares are not known."""
+        shares = self.class_shares or (1.0,) * len(self.class_names or ())
+        return [number for number, share in enumerate(shares) if share > 0]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "channels": self.channels,
@@ -215,8 +220,9 @@ class Sampler:
         """
         if not self.conditional or not self.shape.class_names:
             return self.images(np.arange(count)), None, None
-        names = self.shape.class_names[: max(count // 10, 10)]
-        labels = np.repeat(np.arange(len(names)), 10)
+        shown = self.shape.trained_classes()[: max(count // 10, 10)]
+        names = tuple(self.shape.class_names[number] for number in shown)
+        labels = np.repeat(np.array(shown), 10)
         return self.images(np.arange(len(labels)), labels), 10, names
 
     def save_picture(self, count: int, path: Path) -> None:
@@ -337,6 +343,8 @@ def write_samples(
         arrays = {"images": np.concatenate(drawn)}
         if classes:
             arrays["labels"] = np.concatenate(classes)
+            if sampler.shape.class_names:
+                arrays["class_names"] = np.array(sampler.shape.class_names)
         _save_npz(out, arrays)
 
 
@@ -360,19 +368,25 @@ def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def class_number(sampler: Sampler, label: str) -> int:
-    """The number of a class given by its name or its number.
+    """The number of a class given by its name, or by its number where the names are not numbers themselves.
 
     Raises:
-        UserError: for an unconditional model, or a class that there is not.
+        UserError: for an unconditional model, or a class that there is not, or of which there were no training images.
     """
     names = sampler.shape.class_names
     if not sampler.conditional or names is None:
         raise UserError("`--label` goes with a conditional model, and this one is not: leave it out")
+    trained = sampler.shape.trained_classes()
+    there = f"there are: {', '.join(names[number] for number in trained)}"
     if label in names:
-        return names.index(label)
-    if label.isdigit() and int(label) < len(names):
-        return int(label)
-    raise UserError(f"there is no class `{label}`; there are: {', '.join(names)}")
+        number = names.index(label)
+    elif label.isdecimal() and int(label) < len(names) and not all(name.isdecimal() for name in names):
+        number = int(label)
+    else:
+        raise UserError(f"there is no class `{label}`; {there}")
+    if number not in trained:
+        raise UserError(f"class `{names[number]}` has no training images, so the model cannot draw it; {there}")
+    return number
 
 
 def export_generator(checkpoint: Checkpoint, out: Path) -> None:

@@ -24,6 +24,7 @@ from gantk_eval.verify import Verification, verify
 from gantk import records
 from gantk.config import load_config
 from gantk.data import Dataset, open_datasets
+from gantk.data.places import found_again
 from gantk.errors import ConfigError, DataError
 from gantk.evaluations import describe_now, describe_run
 from gantk.runs import find_checkpoint
@@ -83,6 +84,7 @@ def generated_images(
         generate=generate,
         shape=shape,
         labels=labels,
+        class_names=None if labels is None else sampler.shape.class_names,
         identity=f"{identity}:{sampler.seed}",
         generator=sampler,
         varied=varied,
@@ -177,6 +179,8 @@ def evaluate_checkpoint(
     place, is_main = connect(device)
     found = find_checkpoint(spec)
     sampler, config = load_sampler(found.checkpoint, place, seed)
+    if found.run is not None:
+        config = found_again(config, homes_of(found.run))
     dataset = open_datasets(config, device=place, progress=is_main, names=[""])[""]
     notes = [f"scored {found.sentence}"]
     if not dataset.is_that_of(found.checkpoint.state):
@@ -203,6 +207,12 @@ def evaluate_checkpoint(
             notes.append(f"what the verdict is about: {picture}")
         notes.append(f"result: {path}; samples drawn in training: {found.run / 'samples'}")
     return Outcome(report, notes)
+
+
+def homes_of(run: Path) -> list[Path]:
+    """The folder that a run was started in, as far as its record says, and the one that holds the folder of runs now."""
+    started = (records.read_json(run / "environment.json") or {}).get("folder")
+    return [*([Path(started)] if isinstance(started, str) else []), run.absolute().parent.parent]
 
 
 def write_report(path: Path, report: Report) -> Path | None:

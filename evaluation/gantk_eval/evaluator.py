@@ -25,7 +25,7 @@ from gantk_eval.features import Features
 from gantk_eval.images import ArrayImages, GeneratedImages, ImageSet
 from gantk_eval.inception_score import SPLITS
 from gantk_eval.kernel_distance import SUBSETS
-from gantk_eval.labels import align_labels, other_classes
+from gantk_eval.labels import align_labels, other_classes, with_distinct_classes
 from gantk_eval.lpips import LPIPS, find_backbone
 from gantk_eval.lpips import missing as missing_lpips
 from gantk_eval.measures import neighbour_count
@@ -90,6 +90,8 @@ class Evaluator:
         precision: str = "fp32",
         check: Callable[[], None] = distributed.no_check,
     ) -> None:
+        self._names_given = reference.class_names
+        reference = with_distinct_classes(reference)
         self.reference, self.heldout = reference, heldout
         self._choice = None if extractor is None else choose_extractor(extractor)
         if self._choice is not None and self._choice.name == "inception" and self._choice.file is not None:
@@ -327,7 +329,7 @@ class Evaluator:
     def report_on(self, features: dict[str, Features], labels: np.ndarray | None, identity: str) -> Report:
         """The report on features that `features_of` gave, gathered over ranks, in the order of the samples.
 
-        `labels`: int64 [n], in the reference's numbering. `identity`: stands for the images in the protocol.
+        `labels`: int64 [n], the reference's own. `identity`: stands for the images in the protocol.
         """
         count = len(next(iter(features.values())))
         fake = GeneratedImages(
@@ -336,7 +338,7 @@ class Evaluator:
             self.reference.shape,
             identity=identity,
             labels=labels,
-            class_names=self.reference.class_names,
+            class_names=self._names_given,
         )
         subset_size = self._wanted.check(fake)
         self._check_classes(fake)

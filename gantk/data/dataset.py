@@ -14,10 +14,12 @@ import numpy as np
 import psutil
 import torch
 from gantk_eval.errors import DataError
+from gantk_eval.labels import distinct_classes
 from gantk_eval.walk import left_out_sentence
 
 from gantk.config.schema import Config, DataConfig
 from gantk.data.cache import NoRoomError, look_through, open_decoded
+from gantk.data.classes import count_classes, in_training_classes
 from gantk.data.damaged import Damaged, Tolerance
 from gantk.data.sources import Source, open_sources
 from gantk.data.store import CachedPixels, Pixels, Storage, Store, StreamedPixels
@@ -159,6 +161,10 @@ def _find(config: DataConfig, progress: bool) -> _Found:
     transform = Transform(config.resolution, config.channels)
     tolerance = Tolerance(config.on_bad_image == "skip", config.max_bad_images)
     train = _open(train_source, transform, config.storage, tolerance, progress)
+    if train.labels is not None:
+        # Numbers from 1, or with holes, make no classes that nothing belongs to.
+        labels, names = distinct_classes(train.labels, train.class_names)
+        train = replace(train, labels=labels, class_names=names)
     heldout = None
     if heldout_source is not None:
         decided: Channels = 1 if train.pixels.shape[2] == 1 else 3
@@ -211,11 +217,14 @@ def _divide(found: _Found, rows: _Rows, device: torch.device) -> Dataset:
         heldout_name = f"{train_source.description}, held-out share"
     else:
         heldout = found.heldout
-        heldout_labels = _same_classes(train, heldout, found.heldout_source)
-        heldout_labels = None if heldout_labels is None else heldout_labels[heldout_rows]
+        heldout_labels = None
+        if train.labels is not None and heldout.labels is not None:
+            heldout_labels = in_training_classes(
+                heldout.labels, heldout.class_names, train.labels, train.class_names, found.heldout_source.description
+            )[heldout_rows]
         heldout_name = found.heldout_source.description
     train_labels = None if train.labels is None else train.labels[train_rows]
-    num_classes = _count_classes(train)
+    num_classes = count_classes(train.labels, train.class_names)
     # Of a few images kept some classes may be absent, and samples are asked for all of them: names say how many there are.
     names = train.class_names or (None if num_classes is None else tuple(map(str, range(num_classes))))
     storage = _choose(config.storage, train, len(train_rows), device)
@@ -278,7 +287,8 @@ def _open_made(config: DataConfig, seed: int, device: torch.device, progress: bo
     else:
         digits = open_dataset(made.digits_config(config), seed=seed, device="cpu", progress=progress)
         for store in (digits.train, digits.heldout):
-            made.check_digits(store.labels, store.name)
+            # Where some digit is missing, classes are not numbered by digits.
+            store.labels, store.class_names = made.check_digits(store), None
         count = min(config.count or made.STACKS, config.limit or made.STACKS)
         train = made.StackedPixels(digits.train, count, "train")
         heldout = made.StackedPixels(digits.heldout, made.HELDOUT_STACKS, "heldout")
@@ -369,33 +379,6 @@ def _say(sentence: str) -> None:
     """A warning, once for all the processes of a run."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", sentence)
-
-
-def _same_classes(train: _Opened, heldout: _Opened, source: Source) -> np.ndarray | None:
-    """The held-out labels in the training classes' numbers, also where the held-out images lack a class."""
-    if train.labels is None or heldout.labels is None:
-        return None
-    if train.class_names is not None and heldout.class_names is not None:
-        unknown = sorted(set(heldout.class_names) - set(train.class_names))
-        if unknown:
-            raise DataError(
-                f"{source.description} has classes that the training images lack "
-                f"({', '.join(unknown[:5])}); give both the same classes, or set data.use_labels=false"
-            )
-        return np.array([train.class_names.index(name) for name in heldout.class_names], dtype=np.int64)[heldout.labels]
-    most = _count_classes(train) or 0
-    if heldout.labels.max() >= most:
-        raise DataError(
-            f"{source.description} has class {heldout.labels.max()}, and the training images have classes 0 "
-            f"to {most - 1}; give both the same classes, or set data.use_labels=false"
-        )
-    return heldout.labels
-
-
-def _count_classes(opened: _Opened) -> int | None:
-    if opened.labels is None:
-        return None
-    return len(opened.class_names) if opened.class_names is not None else int(opened.labels.max()) + 1
 
 
 def _choose(wanted: str, opened: _Opened, count: int, device: torch.device) -> Storage:

@@ -122,16 +122,10 @@ def mixture_of(config: DataConfig) -> Mixture:
 
 def digits_config(config: DataConfig) -> DataConfig:
     """The data config of the digits that `source: stacked_mnist` is made from."""
-    from gantk.data.sources.base import local_path
+    from gantk.data.places import looks_local
 
     path = config.path or ""
-    # A hub id is two words; whatever is there on this disk, or looks like a file or a pattern, is not.
-    local = (
-        local_path(path).exists()
-        or path.endswith(".parquet")
-        or any(sign in path for sign in "*~$")
-        or path[:1] in "/."
-    )
+    local = looks_local(path)
     keys = ("path", "revision", "name", "split", "heldout_path", "heldout_split", "heldout_fraction", "image_column")
     values = {key: getattr(config, key) for key in (*keys, "label_column", "resolution", "storage")}
     if local:
@@ -148,8 +142,14 @@ def digits_config(config: DataConfig) -> DataConfig:
     return DataConfig(source="parquet" if local else "hub", channels=1, **values)
 
 
-def check_digits(labels: np.ndarray | None, what: str) -> np.ndarray:
-    """Raises DataError where the images are not labelled 0 … 9."""
+def check_digits(digits: Store) -> np.ndarray:
+    """The digit of each image: its label, or the number that is the name of its class.
+
+    Raises DataError where the images are not labelled 0 … 9.
+    """
+    labels, names = digits.labels, digits.class_names
+    if labels is not None and names is not None and all(name.isdecimal() for name in names):
+        labels = np.array([int(name) for name in names], dtype=np.int64)[labels]
     if labels is None or labels.min() < 0 or labels.max() > 9:
-        raise DataError(f"{what} has no labels 0 … 9, and stacks are made of digits; set data.path to MNIST")
+        raise DataError(f"{digits.name} has no labels 0 … 9, and stacks are made of digits; set data.path to MNIST")
     return labels

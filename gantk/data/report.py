@@ -11,11 +11,13 @@ from itertools import islice
 import numpy as np
 from gantk_eval.errors import DataError
 from gantk_eval.images import read_header
+from gantk_eval.labels import distinct_classes
 from gantk_eval.progress import Bar
 from gantk_eval.walk import left_out_sentence
 
 from gantk.config.schema import DataConfig
 from gantk.data.cache import BATCH, processors
+from gantk.data.classes import in_training_classes
 from gantk.data.dataset import open_dataset
 from gantk.data.made import digits_config
 from gantk.data.sources import Item, Source, open_sources
@@ -72,6 +74,8 @@ class DataReport:
 
     train: SplitReport
     heldout: SplitReport | None
+    unknown_classes: str | None = None
+    """The sentence on held-out classes that the training images lack, where there are any."""
 
     @property
     def corrupt_count(self) -> int:
@@ -98,10 +102,21 @@ def inspect(config: DataConfig, *, progress: bool = False) -> DataReport:
     if config.source == "stacked_mnist":
         config = digits_config(config)
     train, heldout = open_sources(config, progress=progress)
-    return DataReport(
+    report = DataReport(
         _inspect(train, config, progress),
         None if heldout is None else _inspect(heldout, config, progress),
     )
+    if heldout is not None and train.labels is not None and heldout.labels is not None:
+        try:
+            in_training_classes(
+                heldout.labels,
+                heldout.class_names,
+                *distinct_classes(train.labels, train.class_names),
+                heldout.description,
+            )
+        except DataError as error:
+            report.unknown_classes = str(error)
+    return report
 
 
 def _made(config: DataConfig) -> DataReport:
@@ -111,15 +126,16 @@ def _made(config: DataConfig) -> DataReport:
         SplitReport(store.name, len(store), sizes={"2-d points": len(store)})
         for store in (dataset.train, dataset.heldout)
     ]
-    return DataReport(*reports)
+    return DataReport(reports[0], reports[1])
 
 
 def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
     transform = Transform(config.resolution, config.channels)
     report = SplitReport(source.description, len(source), source.left_out, source.notes)
     if source.labels is not None:
-        counts = np.bincount(source.labels, minlength=len(source.class_names or ()))
-        names = source.class_names or [str(label) for label in range(len(counts))]
+        labels, names = distinct_classes(source.labels, source.class_names)
+        counts = np.bincount(labels, minlength=len(names or ()))
+        names = names or tuple(str(label) for label in range(len(counts)))
         report.labels = {name: int(count) for name, count in zip(names, counts, strict=True)}
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()

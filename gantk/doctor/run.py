@@ -109,11 +109,8 @@ def data_of(page: Page, name: str, data: DataConfig, config: Config) -> ImageSha
     page.detail(report.table())
     if report.corrupt_count:
         _damaged(page, data, report)
-    unknown = set(report.heldout.labels) - set(report.train.labels) if report.heldout and report.train.labels else set()
-    if unknown:
-        names = ", ".join(sorted(unknown)[:5])
-        fault = DataError(f"held-out classes that the training images lack: {names}; or set data.use_labels=false")
-        page.stops("held-out images", fault)
+    if report.unknown_classes is not None:
+        page.stops("held-out images", DataError(report.unknown_classes))
     _enough_images(page, data, report, config.train.batch_size)
     _room(page, data, report, shape.channels, decoded if cached else None)
     return shape

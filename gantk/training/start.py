@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gantk.config import Config, differences, load_config
-from gantk.config.loading import indivisible, keys_left_out, with_ends
-from gantk.errors import CheckpointError, ConfigError, DataError
+from gantk.config.loading import indivisible, keys_left_out, read_yaml, with_ends
+from gantk.data.places import check_places, moved, with_absolute_paths
+from gantk.errors import CheckpointError, ConfigError, DataError, UserError
 from gantk.objectives import Objective
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
@@ -87,6 +89,25 @@ def set_up(trainer: Trainer) -> None:
     trainer.averaged.restart(trainer.runner.bare)
 
 
+def settle_places(config: Config, resume: str) -> Config:
+    """The config with absolute paths to its data, found before anything is written.
+
+    Raises:
+        DataError: for a new run, where there is nothing at one of them.
+    """
+    record = config.run_folder / "config.yaml"
+    if resume not in ("auto", "never"):
+        with suppress(UserError):
+            record = find_checkpoint(resume).checkpoint.config_file
+    if not record.is_file():
+        check_places(config)
+        return with_absolute_paths(config)
+    recorded: dict[str, Any] = {}
+    with suppress(UserError):
+        recorded = read_yaml(record)
+    return with_absolute_paths(config, recorded)
+
+
 def find_start(
     config: Config, runtime: Runtime, resume: str, allow_changes: bool
 ) -> tuple[Checkpoint | None, list[str]]:
@@ -124,7 +145,7 @@ def _newest(config: Config) -> tuple[Checkpoint | None, list[str]]:
 
 def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
     """What differs from the checkpoint's config, in sentences; raises CheckpointError unless they are allowed."""
-    before = load_config(start.config_file)
+    before, told = moved(load_config(start.config_file), config)
     # A schedule without an end of its own ends with the training, so that a longer training has other rates.
     changes = [d for d in differences(with_ends(before), with_ends(config)) if not d.startswith(MAY_CHANGE)]
     if changes and not allow:
@@ -139,7 +160,8 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
             "anew with another `--name`, or pass `--allow-changes`"
         )
     changed = {change.partition(":")[0] for change in changes}
-    return [f"resuming with a changed config: {change}" for change in changes] + [
+    told += [f"resuming with a changed config: {change}" for change in changes]
+    return told + [
         f"the config of {start.folder} is of another version, and has no `{key}`, which is {value} now: the run goes on, "
         "but perhaps not as it would have"
         for key, value in keys_left_out(start.config_file).items()

@@ -42,7 +42,7 @@ from gantk.training.phases import PhaseRunner
 from gantk.training.reestimation import Reestimation
 from gantk.training.reporter import Reporter
 from gantk.training.signals import Signals, Stopped
-from gantk.training.start import check_batch, check_images, find_start, set_up, take_lock
+from gantk.training.start import check_batch, check_images, find_start, set_up, settle_places, take_lock
 
 log = logging.getLogger("gantk")
 
@@ -88,6 +88,7 @@ class Trainer:
         self._background = Background()
         self._clock = (time.perf_counter(), 0)
         check_batch(config, self.runtime)
+        self.config = config = settle_places(config, resume)
         with self.signals.watched():
             self._lock = take_lock(self.folder, self.runtime)
             try:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gantk_eval import ArrayImages, evaluate
+from gantk_eval import ArrayImages, evaluate, open_images
 from gantk_eval.images import ImageSet
+from gantk_eval.labels import align_labels, with_distinct_classes
 from gantk_eval.path_length import PathGenerator
 from PIL import Image
 
@@ -149,6 +150,35 @@ def test_class_by_name_or_number(sampler: Sampler) -> None:
     assert [class_number(sampler, name) for name in ("dog", "1", "0")] == [2, 1, 0]
     with pytest.raises(UserError, match="there is no class `3`; there are: cat, 1, dog"):
         class_number(sampler, "3")
+
+
+def test_a_class_without_images_is_never_drawn(sampler: Sampler) -> None:
+    """Numbers that are names are no places, and what has no training images is in no grid and for no `--label`."""
+    names = ("0", "3", "17", "900", *(f"{digit}" for digit in range(4, 10)))
+    sampler.shape = ImageShape(1, 8, names, (0.0, 0.25, 0.5, 0.25, *[0.0] * 6))
+    labels = sampler.labels(np.arange(5_000))
+    assert labels is not None
+    assert np.unique(labels).tolist() == [1, 2, 3]
+    assert [class_number(sampler, label) for label in ("3", "17", "900")] == [1, 2, 3]
+    with pytest.raises(UserError, match=r"class `0` has no training images.*there are: 3, 17, 900"):
+        class_number(sampler, "0")
+    with pytest.raises(UserError, match="there is no class `2`; there are: 3, 17, 900"):
+        class_number(sampler, "2")
+    images, _, captions = sampler.grid(100)
+    assert captions == ("3", "17", "900")
+    assert len(images) == 30
+
+
+def test_drawn_arrays_say_which_classes_they_are_of(sampler: Sampler, tmp_path: Path) -> None:
+    sampler.shape = ImageShape(1, 8, ("0", "3", "17", "900"), (0.25,) * 4)
+    write_samples(sampler, tmp_path / "a.npz", 40, labels=None, truncation=1.0, chunk=20)
+    drawn = open_images(tmp_path / "a.npz")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    real = ArrayImages(pixels, np.array([900, 3, 17, 0] * 10))
+    aligned = align_labels(drawn, with_distinct_classes(real))
+    assert aligned is not None
+    assert aligned.tolist() == sampler.labels(np.arange(40)).tolist()  # type: ignore[union-attr]
+    assert generated_images(sampler, 40, "x").class_names == ("0", "3", "17", "900")
 
 
 def test_grid_shows_ten_of_each_class(sampler: Sampler, plain: Sampler) -> None:

@@ -72,9 +72,10 @@ def local_path(text: str) -> Path:
     return Path(path).expanduser()
 
 
-def missing(path: Path, text: str, what: str) -> DataError:
-    """The error for a path that is not there."""
+def missing(path: Path, text: str, what: str, key: str = "path") -> DataError:
+    """The error for a path that is not there; `key` of `data` is where it stands."""
     hint = ""
-    if HUB_ID.fullmatch(text) and text.count("/") == 1:
+    owner, slash, name = text.partition("/")
+    if slash and HUB_ID.fullmatch(text) and not Path(owner).exists() and not Path(name).suffix:
         hint = "; if it is a dataset's id on the Hugging Face hub, set data.source=hub"
-    return DataError(f"{path} does not exist; set data.path to {what}{hint}")
+    return DataError(f"{path.absolute()} does not exist; set data.{key} to {what}{hint}")
