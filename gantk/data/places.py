@@ -76,7 +76,7 @@ def with_absolute_paths(config: Config, recorded: Mapping[str, Any] | None = Non
                 continue
             before = then.get(name)
             known = isinstance(before, str) and Path(before).parts[-len(path.parts) :] == path.parts
-            updates[name] = before if known and not is_there(path) else str(path.absolute())
+            updates[name] = before if known and not is_there(path) else _absolute(path)
         return data.model_copy(update=updates)
 
     return _replaced(config, {key: settled(key, data) for key, data in sources_of(config).items()})
@@ -132,6 +132,12 @@ def found_again(config: Config, homes: Iterable[Path]) -> Config:
         return data.model_copy(update=updates)
 
     return _replaced(config, {key: settled(data) for key, data in sources_of(config).items()})
+
+
+def _absolute(path: Path) -> str:
+    """Without `..`, unless it stands behind a link."""
+    short = os.path.abspath(path)
+    return short if os.path.realpath(short) == os.path.realpath(path) else str(path.absolute())
 
 
 def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

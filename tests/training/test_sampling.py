@@ -206,7 +206,7 @@ def test_folder_of_pngs(sampler: Sampler, tmp_path: Path) -> None:
 def test_npz_with_labels(sampler: Sampler, tmp_path: Path) -> None:
     write_samples(sampler, tmp_path / "out.npz", 12, labels=None, truncation=1.0, chunk=5)
     content = np.load(tmp_path / "out.npz")
-    assert set(content) == {"images", "labels"}
+    assert set(content) == {"images", "labels", "class_names"}
     assert content["images"].shape == (12, 8, 8, 1)
     assert np.array_equal(content["labels"], sampler.labels(np.arange(12)))
     write_samples(sampler, tmp_path / "threes.npz", 12, labels=np.full(12, 3), truncation=1.0, chunk=5)
