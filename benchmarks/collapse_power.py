@@ -164,9 +164,9 @@ CASES = {
         Case("early checkpoint of a GAN", _changed("early"), needs="early"),
         Case("jittered", _changed("jittered"), good=True),
         Case("mixed with its nearest", _changed("mixed"), good=True),
-        # After a third of its training it draws ones and zeros that are much alike, as the eye sees too.
+        # In the first half of its training it draws ones and zeros that are much alike, as the eye sees too.
         *(
-            Case(f"{role}, with labels", _changed(role), labelled=True, good=role in GENERATORS[2:], needs=role)
+            Case(f"{role}, with labels", _changed(role), labelled=True, good=role in GENERATORS[3:], needs=role)
             for role in GENERATORS[1:]
         ),
         Case("no classes known: real", _real, classes=False),
