@@ -89,7 +89,7 @@ def test_real_data_is_ok(accuracy: float) -> None:
     assert result["verdict"] == "ok", result
     names = "duplicates class_histogram bins within_mode class_spread class_coverage class_vendi coverage vendi pair_distance"
     assert [t["name"] for t in result["tests"]] == names.split()
-    assert set(result["tests"][0]) == {"name", "statistic", "null_mean", "effect", "p", "p_adjusted"}
+    assert set(result["tests"][0]) == {"name", "statistic", "null_mean", "effect", "p", "p_adjusted", "outcome"}
 
 
 def test_false_alarms_are_rare() -> None:
