@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from gantk.config import dump_yaml, load_config
+from gantk.config import dump_yaml
 from gantk.networks import NETWORKS
 from gantk.networks.mlp import MLP, Maxout, MLPConfig, MLPDiscriminator, MLPGenerator
+from gantk.plugins import config_of
 from gantk.training import checkpoint as checkpoints
 from gantk.training.checkpoint import Checkpoint
 
@@ -160,7 +161,7 @@ class ReplicatedMLP(MLP):
 
 def split(checkpoint: Checkpoint, folder: Path) -> list[Path]:
     """The generators of a checkpoint's replicas as exported folders `folder/0`, `folder/1`, …, which `--ckpt` takes."""
-    config = load_config(checkpoint.config_file)
+    config = config_of(checkpoint)
     section: Any = config.network
     plain = MLPConfig.model_validate(section.model_dump(exclude={"type", "replicas"}))
     text = dump_yaml(config.model_copy(update={"network": plain, "plugins": ()}))

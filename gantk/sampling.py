@@ -15,13 +15,14 @@ from gantk_eval.progress import Bar
 from torch import Tensor, nn
 
 from gantk.collectives import alone
-from gantk.config import Config, load_config
+from gantk.config import Config
 from gantk.data import Dataset
 from gantk.draws import Draws, key_of
 from gantk.errors import CheckpointError, UserError
 from gantk.grids import save_grid, save_scatter, to_uint8
 from gantk.networks import NETWORKS
 from gantk.objectives import OBJECTIVES, Objective
+from gantk.plugins import config_of
 from gantk.records import folder_whole, write_atomic
 from gantk.training.checkpoint import Checkpoint, write
 
@@ -243,7 +244,7 @@ def load_sampler(
         CheckpointError: where the checkpoint does not fit its own config.
     """
     device = torch.device(device)
-    config = load_config(checkpoint.config_file)
+    config = config_of(checkpoint)
     try:
         shape = ImageShape.from_json(checkpoint.state["shape"])
     except (KeyError, TypeError, ValueError) as error:
@@ -403,6 +404,9 @@ def export_generator(checkpoint: Checkpoint, out: Path) -> None:
     tensors = {stem: checkpoint.tensors(stem) for stem in sorted(stems)}
     if checkpoint.has("objective"):
         tensors["objective"] = checkpoint.tensors("objective")
-    kept = ("step", "images", "shape", "data_sha256", "data_identity")
+    kept = ("step", "images", "shape", "data_sha256", "data_identity", "plugins")
     state = {key: checkpoint.state[key] for key in kept if key in checkpoint.state}
-    write(out, tensors=tensors, state=state, config=checkpoint.config_file.read_text(encoding="utf-8"))
+    files = {
+        name: checkpoint.file(name).read_text(encoding="utf-8") for name in checkpoint.files if name.endswith(".py")
+    }
+    write(out, tensors=tensors, state=state, config=checkpoint.config_file.read_text(encoding="utf-8"), files=files)

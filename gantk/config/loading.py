@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from gantk.config.schema import AGREED_IN_PAIRS, Config, OptimizerSettings, Sect
 from gantk.config.switches import OPTIMIZER_KEYS, REGISTERED, drop_keys_of_old_types, registry
 from gantk.config.yaml_text import read_text, write_text
 from gantk.errors import ConfigError
+from gantk.plugins import import_plugins, resolve
 from gantk.recipes import find_config, recipes
 
 log = logging.getLogger(__name__)
@@ -90,25 +90,33 @@ def _copy(value: Any) -> Any:
     return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, plugins_imported: bool = False) -> Config:
     """The config of a recipe's name or in a YAML file, with overrides.
+
+    `plugins_imported`: leave its plugins alone, for they are imported already.
 
     Raises:
         ConfigError: naming every error by its path, each with what would fix it.
     """
-    config, notes = load_with_notes(path, overrides)
+    config, notes = load_with_notes(path, overrides, plugins_imported=plugins_imported)
     warn_once(notes)
     return config
 
 
-def load_with_notes(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, list[str]]:
+def load_with_notes(
+    path: str | Path, overrides: Sequence[str] = (), *, plugins_imported: bool = False
+) -> tuple[Config, list[str]]:
     """As `load_config`, with what the user should know about the config, a sentence each."""
     file = find_config(path)
-    return build_config(read_yaml(file), overrides, origin=str(file))
+    return build_config(read_yaml(file), overrides, str(file), file.parent, plugins_imported)
 
 
 def build_config(
-    values: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "the config"
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    origin: str = "the config",
+    folder: Path | None = None,
+    plugins_imported: bool = False,
 ) -> tuple[Config, list[str]]:
     """A `Config` from plain values with overrides, and what the user should know about it.
 
@@ -116,10 +124,10 @@ def build_config(
         ConfigError: as `parse_config`.
     """
     merged = apply_overrides(values, overrides)
-    _import_plugins(merged.get("plugins"), origin)
+    _resolve_plugins(merged, origin, folder, plugins_imported)
     notes = drop_keys_of_old_types(values, merged, overrides)
     try:
-        return parse_config(merged, origin), notes
+        return parse_config(merged, origin, folder, plugins_imported=True), notes
     except ConfigError:
         warn_once(notes)
         raise
@@ -131,14 +139,25 @@ def warn_once(notes: Sequence[str]) -> None:
         log.warning("%s", note)
 
 
-def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Config:
+def parse_config(
+    values: Mapping[str, Any],
+    origin: str = "the config",
+    folder: Path | None = None,
+    plugins_imported: bool = False,
+) -> Config:
     """A `Config` from plain values, as `load_config` reads them.
+
+    Args:
+        values: as in a YAML file.
+        origin: what sentences call them.
+        folder: the one that the paths of plugins are relative to. Default: the working folder.
+        plugins_imported: as for `load_config`.
 
     Raises:
         ConfigError: naming every error by its path, each with what would mend it.
     """
     values = dict(values)
-    _import_plugins(values.get("plugins"), origin)
+    _resolve_plugins(values, origin, folder, plugins_imported)
     problems: list[str] = []
     explained: list[tuple[str, ...]] = []
     known = _known_keys(values)
@@ -170,15 +189,11 @@ def parse_config(values: Mapping[str, Any], origin: str = "the config") -> Confi
     return config
 
 
-def _import_plugins(plugins: Any, origin: str) -> None:
-    for name in plugins if isinstance(plugins, (list, tuple)) else ():
-        try:
-            importlib.import_module(str(name))
-        except ImportError as error:
-            raise ConfigError(
-                f"{origin}: `plugins` names the module `{name}`, which cannot be imported ({error}): install it, or put "
-                "its folder on PYTHONPATH"
-            ) from error
+def _resolve_plugins(values: dict[str, Any], origin: str, folder: Path | None, imported: bool) -> None:
+    if isinstance(values.get("plugins"), (list, tuple)):
+        values["plugins"] = [resolve(entry, folder) for entry in values["plugins"]]
+        if not imported:
+            import_plugins(values["plugins"], origin)
 
 
 def _known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -365,7 +380,7 @@ def keys_left_out(path: str | Path) -> dict[str, Any]:
     Of a file that `dump_yaml` wrote, those that have come since.
     """
     written = flatten(read_yaml(path))
-    whole = flatten(load_config(path).model_dump(mode="json"))
+    whole = flatten(load_config(path, plugins_imported=True).model_dump(mode="json"))
     return {key: value for key, value in whole.items() if key not in written}
 
 

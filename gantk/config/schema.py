@@ -236,7 +236,8 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     """Of everything random: weights, order of the images, z. The same config and seed give the same run."""
     plugins: tuple[str, ...] = ()
-    """Modules to import first: your own networks and objectives register themselves there."""
+    """Modules to import first, by name or as the path of a .py file or package, relative to this file's folder: your own
+    networks and objectives register themselves there. The run keeps a copy of their text."""
     data: DataConfig
     extra_data: dict[str, ExtraDataConfig] = {}  # noqa: RUF012 - pydantic copies it
     """Further sources, by name, for games that play on several (two-domain translation, say)."""

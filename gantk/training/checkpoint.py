@@ -4,6 +4,7 @@
                     config.yaml     the run's config
                     state.json      step, images, cursor, image shape, what was in force
                     generator.safetensors, generator.ema.safetensors, discriminator.safetensors, …
+                    plugin.NAME.py  the text of each plugin
                     optimizer.d.safetensors, …   objective.safetensors   rng-00000.safetensors (one for each process)
 
 A flipped bit in a safetensors file loads without a word; the manifest sees it.
@@ -56,13 +57,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write(folder: Path, *, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], config: str) -> None:
+def write(
+    folder: Path,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    config: str,
+    files: Mapping[str, str] | None = None,
+) -> None:
     """Write a checkpoint at `folder`, which is there whole or not at all.
 
     Args:
         tensors: for each file's stem, its tensors by name.
         state: what goes to `state.json`.
         config: the text of `config.yaml`.
+        files: further text files, by name.
 
     Raises:
         CheckpointError: when it cannot be written, on a full disk say; what was half-written is taken away.
@@ -83,8 +92,10 @@ def write(folder: Path, *, tensors: Mapping[str, Mapping[str, Tensor]], state: M
             plain = {name: value.detach().cpu().contiguous() for name, value in values.items()}
             save_file(plain, temporary / f"{stem}.safetensors")
             (temporary / f"{stem}.safetensors").chmod(rights)
-        files = sorted(temporary.iterdir())
-        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+        for name, text in (files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        written = sorted(temporary.iterdir())
+        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
         (temporary / "manifest.json").write_text(
             json.dumps({"format": FORMAT, "files": manifest}, indent=1), encoding="utf-8"
         )
@@ -111,18 +122,19 @@ def store(
     config: str,
     best: tuple[str, float] | None,
     keep: int,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write the checkpoint `name` into `folder`, mark it as the best where it is, and only then delete old ones.
 
     Args:
-        tensors, state, config: as for `write`.
+        tensors, state, config, files: as for `write`.
         best: the metric and the value that make it the best.
         keep: how many of the newest to keep.
 
     Raises:
         CheckpointError: when it cannot be written. A retention that fails to delete is warned of.
     """
-    write(folder / name, tensors=tensors, state=state, config=config)
+    write(folder / name, tensors=tensors, state=state, config=config, files=files)
     if best is not None:
         write_best(folder, name, *best)
     for problem in prune(folder, keep):
@@ -157,20 +169,25 @@ class Checkpoint:
                         f"{path} is damaged (it is not the file that the manifest describes): take another checkpoint"
                     )
             self.files = frozenset(files)
-            self.state: dict[str, Any] = json.loads(self._file("state.json").read_text(encoding="utf-8"))
+            self.state: dict[str, Any] = json.loads(self.file("state.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise CheckpointError(f"{folder} is not a checkpoint: it has no manifest.json") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{folder} is damaged: its manifest or state cannot be read ({error})") from error
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
+        """The path of one of its files.
+
+        Raises:
+            CheckpointError: where it has none of that name.
+        """
         if name not in self.files:
             raise CheckpointError(f"{self.folder} has no {name}: it does not fit this config")
         return self.folder / name
 
     @property
     def config_file(self) -> Path:
-        return self._file("config.yaml")
+        return self.file("config.yaml")
 
     @property
     def step(self) -> int:
@@ -184,7 +201,7 @@ class Checkpoint:
         return f"{stem}.safetensors" in self.files
 
     def tensors(self, stem: str) -> dict[str, Tensor]:
-        path = self._file(f"{stem}.safetensors")
+        path = self.file(f"{stem}.safetensors")
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:

@@ -51,6 +51,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "data_sha256": {name: data.sha256 for name, data in _datasets(trainer).items()},
         "data_identity": {name: data.identity for name, data in _datasets(trainer).items()},
         "data": trainer.dataset.description,
+        "plugins": [plugin.record() for plugin in trainer.plugins],
         "in_force": dict(trainer.runtime.describe()),
         "gradient_scaler": None if scaler is None else scaler.state_dict(),
     }

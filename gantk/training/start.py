@@ -13,6 +13,8 @@ from gantk.config.loading import indivisible, keys_left_out, read_yaml, with_end
 from gantk.data.places import check_places, moved, with_absolute_paths
 from gantk.errors import CheckpointError, ConfigError, DataError, UserError
 from gantk.objectives import Objective
+from gantk.plugins import changes as changed_plugins
+from gantk.plugins import read_plugins
 from gantk.runs import find_checkpoint, newest_whole
 from gantk.runtime import Runtime
 from gantk.training.checkpoint import Checkpoint, recover
@@ -145,9 +147,17 @@ def _newest(config: Config) -> tuple[Checkpoint | None, list[str]]:
 
 def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
     """What differs from the checkpoint's config, in sentences; raises CheckpointError unless they are allowed."""
-    before, told = moved(load_config(start.config_file), config)
+    # With the plugins that the run has now.
+    before, told = moved(load_config(start.config_file, plugins_imported=True), config)
     # A schedule without an end of its own ends with the training, so that a longer training has other rates.
     changes = [d for d in differences(with_ends(before), with_ends(config)) if not d.startswith(MAY_CHANGE)]
+    records = start.state.get("plugins")
+    if records is not None:
+        # Their text counts, and not where it is.
+        changes = [d for d in changes if not d.startswith("plugins:")]
+        changes += changed_plugins(records, read_plugins(config.plugins))
+    elif config.plugins:
+        told = [*told, f"{start.folder} has no record of its plugins: whether they have changed since is not known"]
     if changes and not allow:
         follows = (
             f"; a schedule without `end_kimg` ends at `train.kimg`, which was {before.train.kimg:g} and is now "
@@ -156,8 +166,8 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
             else ""
         )
         raise CheckpointError(
-            f"the config differs from that of {start.folder} ({'; '.join(changes)}{follows}): take the old values, start "
-            "anew with another `--name`, or pass `--allow-changes`"
+            f"the config differs from that of {start.folder} ({'; '.join(changes)}{follows}): take the old values"
+            f"{_old_text(changes, start)}, start anew with another `--name`, or pass `--allow-changes`"
         )
     changed = {change.partition(":")[0] for change in changes}
     told += [f"resuming with a changed config: {change}" for change in changes]
@@ -167,3 +177,10 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
         for key, value in keys_left_out(start.config_file).items()
         if key not in changed and not key.startswith(MAY_CHANGE)
     ]
+
+
+def _old_text(changes: list[str], start: Checkpoint) -> str:
+    """Where the old text of a plugin is, if one has changed."""
+    if not any(change.startswith("plugin ") for change in changes):
+        return ""
+    return f" (the old text of a plugin is {start.folder / 'plugin.NAME.py'})"

@@ -15,6 +15,7 @@ from gantk.config import Config, dump_yaml
 from gantk.data import open_datasets
 from gantk.errors import CheckpointError, CollapseError, PeerLostError, full_disk
 from gantk.evaluations import evaluation_file, name_checkpoint, set_aside_newer
+from gantk.plugins import copies_for_checkpoint, read_plugins, write_copies
 from gantk.progress import Progress
 from gantk.runtime import Runtime
 from gantk.sampling import ImageShape, Sampler, build_objective
@@ -67,6 +68,7 @@ class Trainer:
     def __init__(self, config: Config, resume: str = "auto", allow_changes: bool = False) -> None:
         self.config = config
         self.folder = config.run_folder
+        self.plugins = read_plugins(config.plugins)
         self.runtime = Runtime(config.train)
         self.step = 0
         self.images = 0
@@ -171,6 +173,7 @@ class Trainer:
     def _open_records(self, start: Checkpoint | None) -> None:
         config, kimg = self.config, None if start is None else self.kimg
         records.write_atomic(self.folder / "config.yaml", dump_yaml(config).encode())
+        write_copies(self.folder / "plugins", self.plugins)
         records.write_json(self.folder / "environment.json", records.environment(self.runtime.describe()))
         self.status.update(step=self.step, kimg=self.kimg, resumed_from=str(start.folder) if start else None)
         self.tracker = Tracker.open(config, self.folder, resumed_kimg=kimg, scores_due=self.evaluation_due)
@@ -330,7 +333,7 @@ class Trainer:
             evaluation = scored if scored == evaluation_file(self.folder, self.images) else None
 
             def store() -> None:
-                checkpoints.store(folder, name, tensors, state, config, best, keep)
+                checkpoints.store(folder, name, tensors, state, config, best, keep, copies_for_checkpoint(self.plugins))
                 if evaluation is not None:
                     name_checkpoint(evaluation, folder / name)
 
@@ -349,6 +352,7 @@ class Trainer:
                     tensors=tensors,
                     state=state,
                     config=dump_yaml(self.config),
+                    files=copies_for_checkpoint(self.plugins),
                 )
                 checkpoints.prune(folder, keep=1)
             except CheckpointError as error:
