@@ -18,6 +18,7 @@ from gantk_eval.labels import distinct_classes
 from gantk_eval.walk import left_out_sentence
 
 from gantk.config.schema import Config, DataConfig
+from gantk.data import copies
 from gantk.data.cache import NoRoomError, look_through, open_decoded
 from gantk.data.classes import count_classes, in_training_classes
 from gantk.data.damaged import Damaged, Tolerance
@@ -223,6 +224,7 @@ def _divide(found: _Found, rows: _Rows, device: torch.device) -> Dataset:
                 heldout.labels, heldout.class_names, train.labels, train.class_names, found.heldout_source.description
             )[heldout_rows]
         heldout_name = found.heldout_source.description
+    _say_copies(train_source.description, train.pixels, train_rows, heldout.pixels, heldout_rows)
     train_labels = None if train.labels is None else train.labels[train_rows]
     num_classes = count_classes(train.labels, train.class_names)
     # Of a few images kept some classes may be absent, and samples are asked for all of them: names say how many there are.
@@ -373,6 +375,18 @@ def _without(source: Source, count: int, tolerance: Tolerance, damaged: dict[int
     if sentence is not None:
         _say(sentence)
     return np.setdiff1d(np.arange(count), np.array(sorted(damaged), dtype=np.int64))
+
+
+def _say_copies(where: str, train: Pixels, rows: np.ndarray, heldout: Pixels, heldout_rows: np.ndarray) -> None:
+    """Warns of exact copies; a stream is not decoded for that."""
+    if not isinstance(train, CachedPixels) or not isinstance(heldout, CachedPixels):
+        return
+    hashes, others = train.hashes(), heldout.hashes()
+    if hashes is not None and others is not None:
+        mine, theirs = hashes[rows], others[heldout_rows]
+        told = copies.sentence(len(rows), copies.count_copies(mine), len(theirs), copies.count_shared(theirs, mine))
+        if told:
+            _say(f"{where}: {told}")
 
 
 def _say(sentence: str) -> None:

@@ -18,6 +18,7 @@ from gantk_eval.walk import left_out_sentence
 from gantk.config.schema import DataConfig
 from gantk.data.cache import BATCH, processors
 from gantk.data.classes import in_training_classes
+from gantk.data.copies import count_copies, count_shared, hash_of
 from gantk.data.dataset import open_dataset
 from gantk.data.made import digits_config
 from gantk.data.sources import Item, Source, open_sources
@@ -48,6 +49,13 @@ class SplitReport:
     corrupt: list[str] = field(default_factory=list)
     """What is wrong with the first damaged pictures, each named."""
     corrupt_count: int = 0
+    hashes: list[bytes] = field(default_factory=list, repr=False)
+    """Of the decoded images' pixels."""
+
+    @property
+    def copies(self) -> int:
+        """Images that are exact copies of earlier ones, once decoded and resized."""
+        return count_copies(self.hashes)
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -61,6 +69,8 @@ class SplitReport:
         yield f"  modes     {_table(self.modes)}"
         if self.enlarged:
             yield f"  enlarged  {self.enlarged:,} are smaller than data.resolution"
+        if self.copies:
+            yield f"  copies    {self.copies:,} are exact copies of others"
         yield f"  damaged   {self.corrupt_count:,}"
         for sentence in self.corrupt:
             yield f"    {sentence}"
@@ -87,8 +97,12 @@ class DataReport:
         lines = list(self.train.lines())
         if self.heldout is None:
             lines.append("held-out: a share of these images, by data.heldout_fraction")
+            if self.train.copies:
+                lines.append("  copies may stand on both sides, and a held-out set that holds copies judges nothing")
         else:
             lines += ["held-out:", *self.heldout.lines()]
+            if shared := count_shared(self.heldout.hashes, self.train.hashes):
+                lines.append(f"  {shared:,} are exact copies of training images: such a held-out set judges nothing")
         return "\n".join(lines)
 
 
@@ -140,7 +154,7 @@ def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
 
-    def look(numbered: tuple[int, Item]) -> tuple[int, int, str] | DataError:
+    def look(numbered: tuple[int, Item]) -> tuple[tuple[int, int, str], bytes] | DataError:
         index, item = numbered
         name = source.locate(index)
         try:
@@ -148,10 +162,10 @@ def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
                 found = (item.shape[0], item.shape[1], "L" if item.shape[2] == 1 else "RGB")
             else:
                 found = read_header(item, name=name)[:3]
-            transform(item, name=name)
+            pixels = transform(item, name=name)
         except DataError as error:
             return error
-        return found
+        return found, hash_of(pixels)
 
     numbered = enumerate(source.items())
     with (
@@ -166,7 +180,8 @@ def _inspect(source: Source, config: DataConfig, progress: bool) -> SplitReport:
                     if len(report.corrupt) < NAMED:
                         report.corrupt.append(str(found))
                     continue
-                height, width, mode = found
+                (height, width, mode), digest = found
+                report.hashes.append(digest)
                 sizes[f"{width}×{height}"] += 1
                 modes[mode] += 1
                 report.enlarged += min(height, width) < config.resolution

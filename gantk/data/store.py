@@ -16,6 +16,7 @@ from gantk_eval.errors import DataError
 from gantk_eval.images import content_fingerprint
 
 from gantk.data.cache import Decoded, processors, remember, remembered
+from gantk.data.copies import hashes_of
 from gantk.data.damaged import offering_to_skip
 from gantk.data.hashing import digest_of
 from gantk.data.sources import Source
@@ -73,6 +74,10 @@ class CachedPixels:
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         return np.take(self._images, rows, axis=0)
+
+    def hashes(self) -> np.ndarray | None:
+        """Of every image's pixels (see `copies.hashes_of`)."""
+        return hashes_of(self._images, self._folder)
 
     def fingerprint(self, key: str) -> str | None:
         return remembered(self._folder, key)
