@@ -22,6 +22,7 @@ from gantk.errors import CheckpointError, UserError
 from gantk.grids import save_grid, save_scatter, to_uint8
 from gantk.networks import NETWORKS
 from gantk.objectives import OBJECTIVES, Objective
+from gantk.objectives.checks import check_objective
 from gantk.plugins import config_of
 from gantk.records import folder_whole, write_atomic
 from gantk.training.checkpoint import Checkpoint, write
@@ -86,7 +87,9 @@ def build_objective(config: Config, shape: ImageShape) -> Objective:
         section, channels=shape.channels, resolution=shape.resolution, num_classes=classes
     )
     game: Any = config.objective
-    return OBJECTIVES.get(game.type)(game, family)
+    objective = OBJECTIVES.get(game.type)(game, family)
+    check_objective(objective)
+    return objective
 
 
 class NetworksByName(dict[str, nn.Module]):

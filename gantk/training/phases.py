@@ -12,6 +12,7 @@ from gantk.config.schema import OptimizerConfig, TrainConfig
 from gantk.errors import ConfigError
 from gantk.networks import layers
 from gantk.objectives import Objective, Phase
+from gantk.objectives.checks import check_gradients
 from gantk.runtime import Runtime
 from gantk.training.batches import Batches
 from gantk.training.meter import Meter
@@ -42,6 +43,8 @@ class PhaseRunner:
         for name, network in objective.networks.items():
             self.bare[name] = objective.networks[name] = runtime.place(network)
         self.players = self._players(objective, optimizer)
+        self._checked: set[str] = set()
+        """Phases of which an update has been made."""
         self._graphs: dict[str, bool] = {}
         """Which networks' parameters take gradients, as last set."""
         self._spectral_norms = {name: layers.spectral_norms(network) for name, network in self.bare.items()}
@@ -100,6 +103,9 @@ class PhaseRunner:
                     accelerator.backward(loss * (phase.every / self.train.accumulation))
                 for name, value in terms.log.items():
                     self._report(f"{phase.name}/{name}", value)
+            if phase.name not in self._checked:
+                check_gradients(phase, self.bare)
+                self._checked.add(phase.name)
             self._update(phase, player)
             if phase.after_update is not None:
                 phase.after_update(self.bare)

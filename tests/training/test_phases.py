@@ -8,6 +8,7 @@ import typing
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from gantk.config import load_config
 from gantk.draws import Draws
 from gantk.errors import ConfigError
 from gantk.losses import LOSSES
+from gantk.networks import Family
 from gantk.objectives import OBJECTIVES
+from gantk.objectives.gan import GAN
 from gantk.regularizers import RegularizationConfig
 from gantk.tracking import read_metrics
 from gantk.training.trainer import Trainer
@@ -279,6 +282,47 @@ def test_what_is_gathered_is_differentiated_twice_and_warns_of_nothing(tmp_path:
         # Each of two processes has the whole's loss, and sends its gradient back.
         torch.testing.assert_close(found["first"], 2 * first[own].detach(), rtol=1e-12, atol=0)
         torch.testing.assert_close(found["second"], 8 * second[own], rtol=1e-12, atol=0)
+
+
+class Slips(GAN):
+    """A GAN with one mistake, which `slip` makes."""
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        slip = SLIP
+        if slip == "averaged":
+            self.averaged = ()
+        elif slip == "generator":
+            self.networks["maker"] = self.networks.pop("generator")
+        elif slip == "nothing":
+            self.phases = (replace(self.phases[0], trains=()), self.phases[1])
+        elif slip == "unknown":
+            self.phases = (replace(self.phases[0], leaves=("critic",)), self.phases[1])
+        elif slip == "twice":
+            self.phases = (self.phases[0], self.phases[0])
+        elif slip == "heads":
+            self.networks["discriminator"].other_head = torch.nn.Linear(3, 1)
+
+
+SLIP = ""
+
+
+@pytest.mark.parametrize(
+    ("slip", "sentence"),
+    [
+        ("averaged", r"has no `averaged` networks"),
+        ("generator", r"averages `generator`, and its networks are discriminator, maker"),
+        ("nothing", r"phase `d` trains nothing"),
+        ("unknown", r"phase `d` names the network `critic`, and there are: generator, discriminator"),
+        ("twice", r"two phases with the name `d`"),
+        ("heads", r"phase `d` trains the network `discriminator`, .*parameter `other_head\.weight` \(and 1 more\)"),
+    ],
+)
+def test_an_authors_slips_are_sentences(slip: str, sentence: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SLIP", slip)
+    monkeypatch.setitem(OBJECTIVES._classes, "gan", Slips)
+    with pytest.raises(ConfigError, match=sentence):
+        Trainer(load_config(tiny, QUICK)).train_step()
 
 
 def test_lazy_phase_is_every_few_steps(tiny: Path) -> None:

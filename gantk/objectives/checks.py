@@ -1,0 +1,58 @@
+"""Checks of an objective before it is trained: an author's slips as sentences."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from gantk.errors import ConfigError
+from gantk.objectives.base import Objective, Phase
+
+
+def check_objective(objective: Objective) -> None:
+    """Raise ConfigError where networks, averages and phases do not fit together."""
+    at = f"`objective.type: {getattr(objective.config, 'type', type(objective).__name__)}`"
+    networks = getattr(objective, "networks", {})
+    there = ", ".join(networks) or "none"
+    if not objective.averaged:
+        raise ConfigError(
+            f"{at} has no `averaged` networks, and samples are drawn from averages: name there what makes its samples"
+        )
+    for name in objective.averaged:
+        if name not in networks:
+            raise ConfigError(
+                f"{at} averages `{name}`, and its networks are {there}: set `averaged` to names among them"
+            )
+    if not getattr(objective, "phases", ()):
+        raise ConfigError(f"{at} has no `phases`, so nothing would be trained: give it one for each update of a step")
+    names = [phase.name for phase in objective.phases]
+    for phase in objective.phases:
+        if names.count(phase.name) > 1:
+            raise ConfigError(f"{at} has two phases with the name `{phase.name}`: give each its own")
+        if not phase.trains:
+            raise ConfigError(f"{at}: phase `{phase.name}` trains nothing: name its networks in `trains`")
+        for name in (*phase.trains, *phase.inference, *phase.leaves):
+            if name not in networks:
+                raise ConfigError(f"{at}: phase `{phase.name}` names the network `{name}`, and there are: {there}")
+        if not any(True for name in phase.trains for _ in networks[name].parameters()):
+            raise ConfigError(f"{at}: phase `{phase.name}` trains networks without parameters: name others in `trains`")
+
+
+def check_gradients(phase: Phase, networks: dict[str, nn.Module]) -> None:
+    """Raise ConfigError where a parameter that a phase trains got no gradient.
+
+    Several processes would wait for it with "Expected to have finished reduction"; so a single one does not train it either.
+    """
+    without = [
+        f"{name}.{key}"
+        for name in phase.trains
+        for key, value in networks[name].named_parameters()
+        if value.grad is None
+    ]
+    if without:
+        more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+        network, _, parameter = without[0].partition(".")
+        raise ConfigError(
+            f"phase `{phase.name}` trains the network `{network}`, and its loss does not depend on the parameter "
+            f"`{parameter}`{more}: make a network of its own of what the phase does not use, or add `0 * output.sum()` of it "
+            "to the loss"
+        )
