@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from gantk.errors import ConfigError
 from gantk.objectives.base import Objective, Phase
@@ -35,6 +39,21 @@ def check_objective(objective: Objective) -> None:
                 raise ConfigError(f"{at}: phase `{phase.name}` names the network `{name}`, and there are: {there}")
         if not any(True for name in phase.trains for _ in networks[name].parameters()):
             raise ConfigError(f"{at}: phase `{phase.name}` trains networks without parameters: name others in `trains`")
+
+
+def check_samples(sampler: Any) -> None:
+    """Draw two samples, as the first grid would; raise ConfigError where they are no images of the data's shape.
+
+    An exception of the objective's own is raised as it is.
+    """
+    index = np.arange(2)
+    with torch.random.fork_rng(devices=[sampler.device] if sampler.device.type == "cuda" else []):
+        samples = sampler.raw(index, sampler.labels(index))
+    shape = sampler.shape
+    wanted = (2, shape.channels, shape.resolution, shape.resolution)
+    found = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
+    if found != wanted:
+        raise ConfigError(f"`generate` of the objective gives {found} for two samples: it must give a tensor {wanted}")
 
 
 def check_gradients(phase: Phase, networks: dict[str, nn.Module]) -> None:

@@ -303,6 +303,12 @@ class Slips(GAN):
         elif slip == "heads":
             self.networks["discriminator"].other_head = torch.nn.Linear(3, 1)
 
+    def generate(self, networks: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        images = super().generate(networks, z, labels)
+        if SLIP == "raises" and not torch.is_grad_enabled():
+            raise ZeroDivisionError("my own mistake")
+        return images[:1] if SLIP == "shape" and len(images) == 2 else images
+
 
 SLIP = ""
 
@@ -315,6 +321,7 @@ SLIP = ""
         ("nothing", r"phase `d` trains nothing"),
         ("unknown", r"phase `d` names the network `critic`, and there are: generator, discriminator"),
         ("twice", r"two phases with the name `d`"),
+        ("shape", r"gives \(1, 1, 8, 8\) for two samples: it must give a tensor \(2, 1, 8, 8\)"),
         ("heads", r"phase `d` trains the network `discriminator`, .*parameter `other_head\.weight` \(and 1 more\)"),
     ],
 )
@@ -323,6 +330,15 @@ def test_an_authors_slips_are_sentences(slip: str, sentence: str, tiny: Path, mo
     monkeypatch.setitem(OBJECTIVES._classes, "gan", Slips)
     with pytest.raises(ConfigError, match=sentence):
         Trainer(load_config(tiny, QUICK)).train_step()
+
+
+def test_an_exception_of_the_objectives_own_is_raised_before_training(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SLIP", "raises")
+    monkeypatch.setitem(OBJECTIVES._classes, "gan", Slips)
+    with pytest.raises(ZeroDivisionError, match="my own mistake"):
+        Trainer(load_config(tiny, QUICK))
 
 
 def test_lazy_phase_is_every_few_steps(tiny: Path) -> None:
