@@ -38,7 +38,7 @@ from benchmarks.collapse_worlds import GENERATORS, Set, World, available, load_w
 RESULTS = Path(__file__).parent / "results" / "collapse_power.jsonl"
 SAMPLES, HELDOUT, FEW = 2000, 5000, 200
 FEWER_HELDOUT = {"quickstart": 1500}
-"""Where there are others than `HELDOUT`: the quickstart's."""
+"""Numbers of held-out images other than `HELDOUT`: the quickstart's."""
 CHANGED_AND_LARGE = {"noise of 10/255": 15_000, "JPEG q30": 15_000, "blurred by 1 px": 15_000}
 LARGE = {"mnist": {"real": 50_000, **CHANGED_AND_LARGE}, "cifar10": {"real": 35_000, **CHANGED_AND_LARGE}}
 """As many samples as there are real images for: where a tiny difference is significant, the effect must keep quiet."""
@@ -62,7 +62,7 @@ class Case:
     classes: bool = True
     """Whether a classifier says what images show, or they are known by their features alone, as without labels."""
     good: bool = False
-    """Whether the samples are as good as real ones, so that `ok` is right."""
+    """True where the samples are as good as real ones, so that `ok` is right."""
     needs: str = ""
     """The set of changed images without which there is no such world."""
 

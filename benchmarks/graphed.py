@@ -39,7 +39,7 @@ WARM_UP = 3
 Call = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 """Of a method of `Draws`: its name, its arguments, and its named arguments."""
 Purpose = tuple[tuple[int | str, ...], tuple[str, ...]]
-"""What a game draws for: the key's parts but seed and step, and the names of children."""
+"""A purpose that an objective draws for: the key's parts but seed and step, and the names of children."""
 
 
 class _Answers:

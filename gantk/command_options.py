@@ -1,4 +1,4 @@
-"""What several commands share: options, and who of several processes speaks."""
+"""Options that several commands share, and who of several processes speaks."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def finite(value: float) -> float:
 
 
 def is_main() -> bool:
-    """Whether this is the process that speaks, of those that a launcher started."""
+    """Return whether this is the process that speaks, of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"

@@ -100,4 +100,4 @@ def short_names(specs: Sequence[str]) -> Mapping[str, str]:
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"show": show, "compare": compare}
-"""What the command line calls each of them."""
+"""The commands by their names on the command line."""

@@ -89,11 +89,11 @@ class Evaluation:
     when: float
     """Seconds since 1970: the date that it records, or the file's."""
     recorded: bool
-    """Whether the file itself says what it is of. Those of older versions of gantk do not."""
+    """True where the file itself says what it is of. Those of older versions of gantk do not."""
 
     @property
     def sentence(self) -> str:
-        """Where it is, and what it is of."""
+        """The place of the evaluation, and the model it is of."""
         if not self.recorded:
             return f"{self.path} (written by an older gantk, it does not say of which step: taken by its name and time)"
         run = self.report["run"]

@@ -32,7 +32,7 @@ DataOption = Annotated[
 
 
 def _choice(config: str | None, words: list[str] | None, name: str | None = None, data: str | None = None) -> Choice:
-    """What a command asks for; what there is to say about it is said."""
+    """Return the config that a command asks for, and print what there is to say about it."""
     from gantk.recipes.choosing import choose
 
     choice = choose(config, words or (), name=name, data=data)
@@ -191,4 +191,4 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "init": init,
     "list": list_all,
 }
-"""What the command line calls each of them."""
+"""The commands by their names on the command line."""

@@ -50,7 +50,7 @@ class Labels:
     values: np.ndarray | None
     """int64 [N], not negative: numbers as they stand in the column, or the places of words in `names`. None: there are none."""
     names: tuple[str, ...] | None
-    """Of class 0, 1, …: declared by the table, or words. None: the classes are their numbers."""
+    """The names of class 0, 1, …: declared by the table, or words. None: the classes are their numbers."""
 
 
 def picture_of(value: Any, beside: Path | None = None) -> bytes | Path:
@@ -148,7 +148,7 @@ def find_labels(schema: pa.Schema, wanted: str | None, where: str, keys: Keys) -
 
 
 def _holds_classes(kind: pa.DataType) -> bool:
-    """Whether a type is an integer, string or boolean, or a dictionary of one."""
+    """Return whether a type is an integer, string or boolean, or a dictionary of one."""
     if pa.types.is_dictionary(kind):
         return _holds_classes(kind.value_type)
     return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind))

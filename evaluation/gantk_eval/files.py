@@ -163,7 +163,7 @@ def open_encoded(path: Path, *, image_column: str | None = None, label_column: s
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a path is a parquet file, a pattern of such, or a folder that holds some and no images."""
+    """Return whether a path is a parquet file, a pattern of such, or a folder that holds some and no images."""
     if path.suffix.lower() == ".parquet" and not path.is_dir():
         return True
     if not path.is_dir():

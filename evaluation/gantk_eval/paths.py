@@ -43,7 +43,7 @@ def weight_folders() -> list[Path]:
 
 
 def offline() -> bool:
-    """Whether the environment says not to try the network: `GANTK_OFFLINE`, or what Hugging Face's libraries go by."""
+    """Return whether the environment says not to try the network: `GANTK_OFFLINE`, or what Hugging Face's libraries go by."""
     return any(
         os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on")
         for name in ("GANTK_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")

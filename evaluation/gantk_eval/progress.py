@@ -18,7 +18,7 @@ FIRST_LINE, LONGEST_WAIT = 10.0, 600.0
 
 
 def wanted(enabled: bool = True) -> bool:
-    """Whether progress is shown: where the caller wants it and `$TQDM_DISABLE` is not set."""
+    """Return whether progress is shown: where the caller wants it and `$TQDM_DISABLE` is not set."""
     return enabled and os.environ.get("TQDM_DISABLE", "").strip().lower() in ("", "0", "false", "no", "off")
 
 
@@ -32,7 +32,7 @@ class Pace:
         self._wait, self._last = FIRST_LINE, now
 
     def due(self, now: float, *, early_after: float | None = None) -> bool:
-        """Whether a line is due at `now`, which then counts as written; `early_after` seconds are enough where given."""
+        """Return whether a line is due at `now`, which then counts as written; `early_after` seconds are enough where given."""
         waited = now - self._last
         regular = waited >= self._wait
         if not regular and (early_after is None or waited < early_after):

@@ -41,9 +41,9 @@ LOOKS_FOR = {
     "evenness": "modes that are rarer than others",
     "shrinkage": "modes that are too narrow",
 }
-"""What each test of the verdict looks for. One that is not among them stands in the table without."""
+"""The loss that each test of the verdict looks for. A test that is not among them stands in the table without."""
 _FIRST = ("modes", "high_quality")
-"""What says most where the modes are known."""
+"""The scores that say most where the modes are known."""
 
 
 def line(report: Report, first: str | None = None) -> str:
@@ -153,7 +153,7 @@ def _modes(modes: list[dict[str, Any]]) -> list[str]:
 
 
 def _missing(missing: list[dict[str, Any]]) -> list[str]:
-    """What is missing or starved, with expected and seen counts."""
+    """The missing and starved modes, with expected and seen counts."""
     if not missing:
         return []
     rows = [("missing or starved", "expected", "seen")]

@@ -84,7 +84,7 @@ class Stream:
                 self._failed(stream, error)
 
     def isatty(self) -> bool:
-        """Whether the stream below is a terminal that can still be written."""
+        """Return whether the stream below is a terminal that can still be written."""
         stream = self._open()
         try:
             return stream is not None and stream.isatty()
@@ -144,7 +144,7 @@ STDERR = cast(TextIO, Stream("stderr", lambda: sys.stderr))
 
 
 def is_terminal() -> bool:
-    """Whether a person may be reading stderr on a terminal."""
+    """Return whether a person may be reading stderr on a terminal."""
     return STDERR.isatty()
 
 

@@ -58,12 +58,12 @@ def image_endings() -> frozenset[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's."""
+    """Return whether a file's name ends as an image's."""
     return PurePosixPath(name).suffix.lower() in image_endings()
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a folder on the way to it, is hidden (`.name`), or left by macOS in an archive."""
+    """Return whether a file, or a folder on the way to it, is hidden (`.name`), or left by macOS in an archive."""
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
@@ -129,7 +129,7 @@ def left_out_sentence(left_out: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Classes:
-    """What the sub-folders of images say of their classes: those of the first level that has several.
+    """Classes from the sub-folders of images: those of the first level that has several.
 
     A folder that only wraps another (`img_align_celeba/img_align_celeba`) says nothing. Everything below a class's
     folder belongs to it.
@@ -138,7 +138,7 @@ class Classes:
     labels: np.ndarray | None
     """int64 [N]; None where no image is in a class's folder, some are beside them, or the folders are splits."""
     names: tuple[str, ...] | None
-    """Of the folders, in the order of their names; in that of their values where all are numbers."""
+    """The folders' names in their order; in that of their values where all are numbers."""
     wrapper: str
     """The folder that holds the classes' folders, relative to that of the images."""
     loose: str | None = None
@@ -188,7 +188,7 @@ def split_of(name: str) -> str | None:
 
 
 def several_splits(names: Iterable[str]) -> bool:
-    """Whether some names are the training data's and others a test or validation split's."""
+    """Return whether some names are the training data's and others a test or validation split's."""
     found = {split_of(name) for name in names}
     return "train" in found and len(found - {None}) > 1
 

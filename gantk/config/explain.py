@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from gantk.config.base import Section, section_in
 
 Known = Mapping[str, Sequence[str]]
-"""Where each key stands in a config: its full paths, by its last word."""
+"""The full paths of each key of a config, by its last word."""
 LARGEST = 1e15
-"""Of any number in a config: a thousand times as much still counts images exactly."""
+"""The largest number in a config: a thousand times as much still counts images exactly."""
 _NEAR = 0.8
 
 

@@ -106,7 +106,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, plugins_impo
 def load_with_notes(
     path: str | Path, overrides: Sequence[str] = (), *, plugins_imported: bool = False
 ) -> tuple[Config, list[str]]:
-    """As `load_config`, with what the user should know about the config, a sentence each."""
+    """Load as `load_config` does, and return with it what the user should know about the config, a sentence each."""
     file = find_config(path)
     return build_config(read_yaml(file), overrides, str(file), file.parent, plugins_imported)
 

@@ -87,7 +87,7 @@ def _at(values: Mapping[str, Any], place: str) -> Any:
 
 
 def _takes(place: str, new: Any) -> Callable[[str], bool] | None:
-    """Whether a section of the type `new` takes a key; None where that is not known."""
+    """Return whether a section of the type `new` takes a key; None where that is not known."""
     if place in REGISTERED:
         try:
             fields = registry(place).get(new).Config.model_fields

@@ -24,20 +24,20 @@ WHAT = {
 
 
 def is_on_disk(data: DataConfig) -> bool:
-    """Whether a source reads files at `path`: `stacked_mnist` may mean a dataset on the hub instead."""
+    """Return whether a source reads files at `path`: `stacked_mnist` may mean a dataset on the hub instead."""
     if data.source == "stacked_mnist":
         return looks_local(data.path or "")
     return data.source in WHAT
 
 
 def looks_local(text: str) -> bool:
-    """Whether a text that may be a dataset's id on the hub (two words) is a path or a pattern."""
+    """Return whether a text that may be a dataset's id on the hub (two words) is a path or a pattern."""
     signs = any(sign in text for sign in "*~$") or text[:1] in ("/", ".")
     return local_path(text).exists() or text.endswith(".parquet") or signs
 
 
 def is_there(path: Path) -> bool:
-    """Whether something is at a path, or a pattern finds something."""
+    """Return whether something is at a path, or a pattern finds something."""
     return path.exists() or bool(glob.glob(str(path), recursive=True))
 
 

@@ -50,7 +50,7 @@ class SplitReport:
     """What is wrong with the first damaged pictures, each named."""
     corrupt_count: int = 0
     hashes: list[bytes] = field(default_factory=list, repr=False)
-    """Of the decoded images' pixels."""
+    """The hash of the decoded images' pixels."""
 
     @property
     def copies(self) -> int:

@@ -76,7 +76,7 @@ class CachedPixels:
         return np.take(self._images, rows, axis=0)
 
     def hashes(self) -> np.ndarray | None:
-        """Of every image's pixels (see `copies.hashes_of`)."""
+        """The hash of every image's pixels (see `copies.hashes_of`)."""
         return hashes_of(self._images, self._folder)
 
     def fingerprint(self, key: str) -> str | None:

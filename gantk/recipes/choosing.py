@@ -29,9 +29,9 @@ class Choice:
     file: Path
     """The recipe's, or the user's own."""
     overrides: tuple[str, ...] = ()
-    """What is laid over the file, but the run's name."""
+    """The settings laid over the file, without the run's name."""
     notes: tuple[str, ...] = ()
-    """What the user should know about it, a sentence each."""
+    """Sentences that the user should read about it."""
 
 
 def choose(

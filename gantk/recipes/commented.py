@@ -56,7 +56,7 @@ def _section(section: Section, path: str, depth: int, written: set[str], remarks
 
 
 def _comment(field: FieldInfo, margin: str) -> Iterator[str]:
-    """What a key means, and what stands below it where nothing does yet."""
+    """A key's meaning, and what stands below it where nothing does yet."""
     text = " ".join((field.description or "").split())
     below = section_in(field.annotation)
     if below is not None and below is not Section and (field.default is None or "dict[" in str(field.annotation)):

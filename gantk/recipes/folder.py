@@ -28,14 +28,14 @@ _TAKEN = ("use_labels", "image_column", "label_column", "heldout_path", "heldout
 
 @dataclass(frozen=True)
 class Facts:
-    """What a set of images is like."""
+    """The properties of a set of images that a recipe is chosen by."""
 
     where: str
     count: int
     side: int
-    """Of the images, in pixels: the shorter one's median."""
+    """The images' shorter side in pixels, the median."""
     uniform: bool
-    """Whether all that were looked at are squares of one size."""
+    """True where all that were looked at are squares of one size."""
     grey: bool
     classes: tuple[int, ...]
     """The number of images in each class; empty where there are none."""
@@ -43,7 +43,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train on a set of images."""
+    """The recipe for a set of images."""
 
     recipe: str
     overrides: tuple[str, ...]

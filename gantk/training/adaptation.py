@@ -1,4 +1,4 @@
-"""What an objective adapts by: means over an interval of its own, whatever is logged, and when."""
+"""Adaptation of an objective: means over an interval of its own, whatever is logged, and when."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Adaptation:
     def __init__(self, objective: Objective, every_kimg: float) -> None:
         self.every = every_kimg * 1000
         self.meter = Meter() if type(objective).adapt is not Objective.adapt else None
-        """What the phases reported since the last call."""
+        """Values that the phases reported since the last call."""
 
     def after_step(self, trainer: Trainer) -> None:
         if self.meter is None or not passes(trainer.images, trainer.config.train.batch_size, self.every):

@@ -15,7 +15,7 @@ log = logging.getLogger("gantk")
 
 
 def passes(images: int, batch_size: int, every: float) -> bool:
-    """Whether the step that brought the images seen to `images` passed a multiple of `every`."""
+    """Return whether the step that brought the images seen to `images` passed a multiple of `every`."""
     return math.floor(images / every + 1e-9) > math.floor((images - batch_size) / every + 1e-9)
 
 

@@ -32,7 +32,7 @@ class Meter:
         return dict(zip(names, values, strict=True))
 
     def state(self, runtime: Runtime) -> dict[str, Tensor]:
-        """What has been added since the last reading, for a checkpoint: name to [processes, 2], each one's sum and count.
+        """Return what has been added since the last reading, for a checkpoint: name to [processes, 2], each one's sum and count.
 
         Every process must call it.
         """

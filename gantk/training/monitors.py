@@ -71,9 +71,9 @@ class Monitor:
         self._every = max(1, math.ceil(EVERY_KIMG / log_every_kimg - 1e-9))
         self._real: tuple[Tensor, Tensor] | None = None
         self.varied = False
-        """Whether the samples have ever been varied, as a look or a verdict says: what never was cannot be lost."""
+        """True where the samples have ever been varied, as a look or a verdict says: what never was cannot be lost."""
         self.armed = False
-        """Whether the samples have been varied since the last sign: before that, a lack of variety is nothing new."""
+        """True where the samples have been varied since the last sign: before that, a lack of variety is nothing new."""
         self.belief_armed = True
         """Whether the discriminator has been uncertain since its certainty last called an evaluation."""
         self.wants_evaluation = False

@@ -1,4 +1,4 @@
-"""What becomes of an evaluation in training: files, trackers, a line for people; and one table when the run has ended."""
+"""The outcome of an evaluation in training: files, trackers, a line for people; and one table when the run has ended."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
 
 
 def _old_text(changes: list[str], start: Checkpoint) -> str:
-    """Where the old text of a plugin is, if one has changed."""
+    """The place of the old text of a plugin, if one has changed."""
     if not any(change.startswith("plugin ") for change in changes):
         return ""
     return f" (the old text of a plugin is {start.folder / 'plugin.NAME.py'})"

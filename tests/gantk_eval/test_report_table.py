@@ -1,4 +1,4 @@
-"""What a person reads of an evaluation: one line, and the table with the verdict first and an answer for each test."""
+"""The text of an evaluation for people: one line, and the table with the verdict first and an answer for each test."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_the_label_alone_changes_the_output_at_every_layer() -> None:
 
 
 def joined(layer: Any, x: Any, labels: Any) -> Any:
-    """What a layer gives whose one-hot labels are constant maps, or columns, behind the input's own."""
+    """The output of a layer whose one-hot labels are constant maps, or columns, behind the input's own."""
     hot = torch.nn.functional.one_hot(labels, 3).to(x.dtype)
     if x.dim() == 4:
         hot = hot[:, :, None, None].expand(-1, -1, *x.shape[2:])

@@ -203,7 +203,7 @@ class ReadsItsLoss(GAN):
 class SharedConfig(GANConfig):
     type: Literal["test_shared"] = "test_shared"  # type: ignore[assignment]
     again: bool = False
-    """Whether the generator computes its images again where the discriminator's are left with their graph."""
+    """True where the generator computes its images again where the discriminator's are left with their graph."""
     drawn: Literal["shared", "draw"] = "shared"
 
 

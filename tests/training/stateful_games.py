@@ -114,7 +114,7 @@ class FromData(GAN):
 class EncoderConfig(GANConfig):
     type: Literal["test_encoder"] = "test_encoder"  # type: ignore[assignment]
     runs: bool = True
-    """Whether the averaged encoder is run for its statistics."""
+    """True where the averaged encoder is run for its statistics."""
 
 
 @OBJECTIVES.register("test_encoder")

@@ -65,7 +65,7 @@ class Hub:
 
     @cached_property
     def _known(self) -> dict[str, tuple[str, str]]:
-        """Of each split, the fingerprint and the columns, as base64 of Arrow's own bytes."""
+        """The fingerprint and the columns of each split, as base64 of Arrow's own bytes."""
         memo = read_json(self._memo_path).get("columns")
         if memo and COMMIT.fullmatch(self.revision or ""):
             return {name: (fingerprint, schema) for name, (fingerprint, schema) in memo.items()}
