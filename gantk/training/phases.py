@@ -18,6 +18,7 @@ from gantk.training.batches import Batches
 from gantk.training.meter import Meter
 from gantk.training.nonfinite import Watch
 from gantk.training.optimizers import Player
+from gantk.training.wrapping import with_methods
 
 
 def norms_of(gradients: list[Tensor]) -> Tensor:
@@ -49,7 +50,11 @@ class PhaseRunner:
         """Which networks' parameters take gradients, as last set."""
         self._spectral_norms = {name: layers.spectral_norms(network) for name, network in self.bare.items()}
         trained = {name for phase in objective.phases for name in phase.trains}
-        self.wrapped = {name: runtime.distribute(self.bare[name]) for name in self.bare if name in trained}
+        self.wrapped = {
+            name: with_methods(runtime.distribute(network), network)
+            for name, network in self.bare.items()
+            if name in trained
+        }
         for player in self.players.values():
             player.prepared = runtime.accelerator.prepare_optimizer(player.optimizer)
         self.watch = Watch(objective.phases, runtime.device)

@@ -31,13 +31,7 @@ from gantk.training.background import Background
 from gantk.training.batches import Batches, Stream
 from gantk.training.checkpoint import Checkpoint
 from gantk.training.collapse import BY_VERDICT, CollapseGuard, rank
-from gantk.training.hooks import (
-    Checkpoints,
-    Evaluation,
-    Grids,
-    Hook,
-    Logging,
-)
+from gantk.training.hooks import Checkpoints, Evaluation, Grids, Hook, Logging
 from gantk.training.monitors import Monitor
 from gantk.training.nonfinite import Buffers, settle
 from gantk.training.phases import PhaseRunner

@@ -256,3 +256,50 @@ class TwoNetworks(GAN):
     def generate(self, networks: Networks, z: Tensor, labels: Tensor | None = None) -> Tensor:
         images: Tensor = (networks["generator"](z, labels) + networks["second"](z, labels)) / 2
         return images
+
+
+class ByMethodConfig(GANConfig):
+    type: Literal["test_by_method"] = "test_by_method"  # type: ignore[assignment]
+    reuse_fakes: bool = False
+
+
+class Judge(torch.nn.Module):
+    """A discriminator whose logits come from a method, which calls the network itself."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network, self.scale = network, 2.0
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        output: Tensor = self.network(x, labels)
+        return output
+
+    def logits_of(self, x: Tensor, *, times: float) -> Tensor:
+        return times * self(x)
+
+
+@OBJECTIVES.register("test_by_method")
+class ByMethod(GAN):
+    """The discriminator is called by a method of its own, in all phases."""
+
+    Config = ByMethodConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.networks["discriminator"] = Judge(self.networks["discriminator"])
+
+    def judge(self, networks: Networks, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        discriminator: Any = networks["discriminator"]
+        logits: Tensor = discriminator.logits_of(images, times=discriminator.scale)
+        return logits
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        with torch.no_grad():
+            fake = self.fake(networks, batch)
+        on_real, on_fake = self.adversarial.discriminator(
+            self.judge(networks, batch.images), self.judge(networks, fake)
+        )
+        return Terms(on_real.mean() + on_fake.mean())
+
+    def generator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        return Terms(self.adversarial.generator(self.judge(networks, self.fake(networks, batch))).mean())

@@ -37,6 +37,7 @@ GAMES = {
     "test_two_domains": (TWO_DOMAINS,),
     "test_feature_matching": (),
     "test_shared": (),
+    "test_by_method": (),
 }
 
 
