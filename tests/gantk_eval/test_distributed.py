@@ -140,4 +140,5 @@ def test_accelerate_launches_the_command(tmp_path: Path) -> None:
     assert pair["protocol"].pop("software")["world_size"] == "2"
     assert alone["protocol"].pop("software")["world_size"] == "1"
     assert {"fd_net", "kd_net", "coverage_net"} <= set(alone["metrics"])
+    assert alone["run"].pop("date") <= pair["run"].pop("date")
     close(alone, pair)
