@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "find_labels",
     "picture_of",
     "read_labels",
+    "read_labels_of_files",
 ]
 
 IMAGE_NAMES = ("image", "img")
@@ -156,6 +158,40 @@ def _holds_classes(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def read_labels_of_files(
+    files: Sequence[tuple[pa.Schema, pa.ChunkedArray]], name: str, where: str, keys: Keys
+) -> Labels:
+    """The classes in one column of several files, each given with its schema, as `read_labels` gives them.
+
+    Files of several programs may hold words, or integers, in different types. Raises DataError where some hold words and
+    others numbers, or declare other names for the same numbers.
+    """
+    fix = f"; set {keys.label} to another{keys.without}"
+    features = [features_of(schema).get(name, {}) for schema, _ in files]
+    if any(feature.get("names") != features[0].get("names") for feature in features):
+        raise DataError(f"column `{name}` of {where} has other names of classes in some files than in others{fix}")
+    parts = [
+        part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part for part in (c for _, c in files)
+    ]
+    kinds = list(dict.fromkeys(part.type for part in parts))
+    if len(kinds) > 1:
+        if all(map(_is_text, kinds)):
+            common = pa.large_string()
+        elif all(map(pa.types.is_integer, kinds)):
+            common = pa.uint64() if pa.uint64() in kinds else pa.int64()
+        else:
+            raise DataError(
+                f"column `{name}` of {where} holds {' in some files and '.join(map(str, kinds))} in others, which are not the "
+                f"same classes{fix}"
+            )
+        try:
+            parts = [part.cast(common) for part in parts]
+        except pa.ArrowInvalid as error:
+            raise DataError(f"column `{name}` of {where} holds both negative numbers and uint64{fix}") from error
+    column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
+    return read_labels(column, name, features[0], where, keys)
 
 
 def read_labels(column: pa.ChunkedArray, name: str, feature: dict[str, Any], where: str, keys: Keys) -> Labels:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gantk_eval.columns import EVALUATION, features_of, find_images, find_labels, picture_of, read_labels
+from gantk_eval.columns import EVALUATION, find_images, find_labels, picture_of, read_labels_of_files
 from gantk_eval.errors import DataError
 from gantk_eval.images import FORMATS
 
@@ -77,9 +77,15 @@ class ParquetFiles:
         self.notes = tuple(aside)
         if column is None:
             return
-        chunks = [chunk for file in self._open for chunk in file.read(columns=[column]).column(0).chunks]
-        values = pa.chunked_array(chunks, type=schema.field(column).type)
-        found = read_labels(values, column, features_of(schema).get(column, {}), self.name, EVALUATION)
+        lacking = [
+            path for path, file in zip(self._paths, self._open, strict=True) if column not in file.schema_arrow.names
+        ]
+        if lacking:
+            raise DataError(
+                f"{lacking[0]} has no column `{column}`, which {self._paths[0]} has; give files of one kind"
+            )
+        files = [(file.schema_arrow, file.read(columns=[column]).column(0)) for file in self._open]
+        found = read_labels_of_files(files, column, self.name, EVALUATION)
         if found.values is None:
             self.notes = (*self.notes, f"column `{column}` holds nothing but negative numbers, so there are no labels")
             return

@@ -161,6 +161,7 @@ def test_sub_folders_that_are_no_classes_are_told(tmp_path: Path) -> None:
 
 def table(path: Path, label: pa.Array, name: str = "label", **more: pa.Array) -> Path:
     encoded = pa.array([png(image) for image in pictures(len(label))], pa.binary())
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table({"image": encoded, name: label, **more}), path, row_group_size=2)
     return path
 
@@ -200,6 +201,51 @@ def test_labels_as_pandas_and_polars_write_them(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "a.parquet")
     assert open_dataset(config("parquet", tmp_path / "a.parquet")).class_names == ("ape", "cat", "dog")
     assert open_images(tmp_path / "a.parquet").class_names == ("ape", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (pa.array(["b", "a"]), pa.array(["c", "a"], pa.large_string()), ("a", "b", "c")),
+        (pa.array(["b", "a"]), pa.array(["c", "a"]).dictionary_encode(), ("a", "b", "c")),
+        (
+            pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.int8()), ["a", "b"]),
+            pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.int16()), ["a", "c"]),
+            ("a", "b", "c"),
+        ),
+        (pa.array([1, 0], pa.int32()), pa.array([2, 0], pa.uint64()), None),
+    ],
+    ids=["string and large", "string and category", "categories", "int32 and uint64"],
+)
+def test_files_may_differ_in_the_type_of_their_labels(
+    tmp_path: Path, first: pa.Array, second: pa.Array, names: tuple[str, ...] | None
+) -> None:
+    """Files of one set that several programs wrote."""
+    table(tmp_path / "1.parquet", first)
+    table(tmp_path / "2.parquet", second)
+    source, _ = open_sources(config("parquet", tmp_path))
+    for one in (source, open_images(tmp_path)):
+        assert one.class_names == names
+        assert one.labels is not None
+        assert one.labels.tolist() == [1, 0, 2, 0]
+
+
+def test_files_whose_labels_mean_other_classes_are_refused(tmp_path: Path) -> None:
+    """Words beside numbers; and the same numbers with other declared names, which were all called by the first file's."""
+    table(tmp_path / "mixed" / "1.parquet", pa.array(["b", "a"]))
+    table(tmp_path / "mixed" / "2.parquet", pa.array([1, 0]))
+    for number, names in enumerate((["ant", "bee"], ["bee", "ant"])):
+        write_parquet(tmp_path / "named" / f"{number}.parquet", [png(p) for p in pictures(2)], [0, 1], names=names)
+    for folder, sentence in (
+        ("mixed", "column `label` of .* holds string in some files and int64 in others"),
+        ("named", "column `label` of .* has other names of classes in some files"),
+    ):
+        source, _ = open_sources(config("parquet", tmp_path / folder))
+        with pytest.raises(DataError, match=sentence):
+            source.labels  # noqa: B018
+        files: Any = open_images(tmp_path / folder)
+        assert files.labels is None
+        assert "labels are left aside" in files.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,12 @@ class HubSource(TableSource):
     def _schema(self) -> pa.Schema:
         return self._hub.schema(self._split)
 
-    def _column(self, name: str) -> pa.ChunkedArray:
-        return self._table.column(name)
+    def _columns(self, name: str) -> list[tuple[pa.Schema, pa.ChunkedArray]]:
+        return [(self._schema, self._table.column(name))]
+
+    @cached_property
+    def _pictures(self) -> pa.ChunkedArray:
+        return self._table.column(self._image_column)
 
     def __len__(self) -> int:
         return self._table.num_rows

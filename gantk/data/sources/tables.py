@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 from gantk_eval import cache_folder
-from gantk_eval.columns import features_of, find_images, find_labels, picture_of, read_labels
+from gantk_eval.columns import find_images, find_labels, picture_of, read_labels_of_files
 from gantk_eval.errors import DataError
 from gantk_eval.walk import find_parquet
 
@@ -39,13 +39,13 @@ class TableSource(Source):
     def _schema(self) -> pa.Schema: ...
 
     @abstractmethod
-    def _column(self, name: str) -> pa.ChunkedArray:
-        """A whole column, in memory or memory-mapped."""
+    def _columns(self, name: str) -> list[tuple[pa.Schema, pa.ChunkedArray]]:
+        """A whole column of each of the table's files, in memory or memory-mapped, with the file's schema."""
 
     @cached_property
+    @abstractmethod
     def _pictures(self) -> pa.ChunkedArray:
         """The image column for access to any row at once, memory-mapped."""
-        return self._column(self._image_column)
 
     def _columns_wanted(self) -> list[Any]:
         config = self._config
@@ -81,8 +81,7 @@ class TableSource(Source):
         name = self._label_column
         if name is None:
             return None, None
-        feature = features_of(self._schema).get(name, {})
-        found = read_labels(self._column(name), name, feature, self.description, COLUMNS)
+        found = read_labels_of_files(self._columns(name), name, self.description, COLUMNS)
         return found.values, found.names
 
     @property
@@ -133,12 +132,12 @@ class ParquetSource(TableSource):
     def _schema(self) -> pa.Schema:
         return self._files[0].schema_arrow
 
-    def _column(self, name: str) -> pa.ChunkedArray:
+    def _columns(self, name: str) -> list[tuple[pa.Schema, pa.ChunkedArray]]:
         try:
-            chunks = [pq.read_table(path, columns=[name], memory_map=True).column(0) for path in self._paths]
+            columns = [pq.read_table(path, columns=[name], memory_map=True).column(0) for path in self._paths]
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.description, error) from error
-        return pa.chunked_array([chunk for column in chunks for chunk in column.chunks], type=chunks[0].type)
+        return [(file.schema_arrow, column) for file, column in zip(self._files, columns, strict=True)]
 
     @cached_property
     def _pictures(self) -> pa.ChunkedArray:
