@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -61,6 +63,23 @@ def child_key(key: int, name: str) -> int:
 
 _KINDS = {kind: _signed(2 * key_of("kind", kind)) for kind in ("uniform", "integers", "categorical")} | {"normal": 0}
 """The even int64 that each kind of draw adds to the key's word; `normal` has the bits that it always had."""
+
+
+@contextmanager
+def torch_seeded(key: int, device: torch.device) -> Iterator[None]:
+    """Within it PyTorch's own generators, of the CPU and of `device`, begin at `key`; afterwards they are what they were.
+
+    For networks that draw noise in their forward pass, where they run beside training: what is looked at, and how often,
+    then changes nothing of what is trained.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        # Not `torch.manual_seed`, which seeds devices whose state is not kept here.
+        torch.default_generator.manual_seed(key)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(key)
+        yield
 
 
 @lru_cache(maxsize=64)

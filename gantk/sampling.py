@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gantk.collectives import alone
 from gantk.config import Config
 from gantk.data import Dataset
-from gantk.draws import Draws, key_of
+from gantk.draws import Draws, key_of, torch_seeded
 from gantk.errors import CheckpointError, UserError
 from gantk.grids import save_grid, save_scatter, to_uint8
 from gantk.networks import NETWORKS
@@ -191,20 +191,25 @@ class Sampler:
         """
         if labels is None:
             labels = self.labels(index)
-        return self.decode(self.latent(index, truncation), labels)
+        first = int(index[0]) if len(index) else 0
+        return self._decode(self.networks, self.latent(index, truncation), labels, first)
 
     def decode(self, latent: Tensor, labels: np.ndarray | None) -> Tensor:
         """Images float [N, C, H, W] in [−1, 1] of any latents [N, latent_dim], and classes int64 [N]."""
         return self._decode(self.networks, latent, labels)
 
     @torch.no_grad()
-    def _decode(self, networks: Mapping[str, nn.Module], latent: Tensor, labels: np.ndarray | None) -> Tensor:
+    def _decode(
+        self, networks: Mapping[str, nn.Module], latent: Tensor, labels: np.ndarray | None, first: int = 0
+    ) -> Tensor:
+        """`first`: the index of the first sample, which noise that the networks draw themselves depends on."""
         classes = torch.as_tensor(labels, device=self.device) if labels is not None and self.conditional else None
         was = {name: network.training for name, network in self.networks.items()}
         for network in self.networks.values():
             network.eval()
         # In full precision whatever the training's: a score should not depend on how the model was trained.
-        with torch.autocast(self.device.type, enabled=False), alone():
+        noise = torch_seeded(key_of(self.seed, "sample", "noise", first), self.device)
+        with torch.autocast(self.device.type, enabled=False), alone(), noise:
             images = self.objective.generate(networks, latent, classes)
         for name, network in self.networks.items():
             network.train(was[name])
@@ -212,9 +217,14 @@ class Sampler:
 
     def networks_used(self) -> set[str]:
         """The names of the networks that a sample goes through, found by drawing two."""
-        recording = _Recording(self.networks)
+        recording, own = _Recording(self.networks), self.objective.networks
         index = np.arange(2)
-        self._decode(recording, self.latent(index), self.labels(index))
+        # A `generate` may take some from the objective itself.
+        self.objective.networks = recording  # type: ignore[assignment]
+        try:
+            self._decode(recording, self.latent(index), self.labels(index))
+        finally:
+            self.objective.networks = own
         return recording.asked
 
     def grid(self, count: int) -> tuple[np.ndarray, int | None, Sequence[str] | None]:

@@ -16,6 +16,7 @@ from scipy.stats import mannwhitneyu
 
 from gantk.collectives import alone
 from gantk.data.store import Store
+from gantk.draws import torch_seeded
 from gantk.training.batches import normalised
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def discriminator_gap(trainer: Trainer) -> DiscriminatorGap | None:
     try:
         for network in networks:
             network.eval()
-        with alone():
+        with alone(), torch_seeded(trainer.config.seed, trainer.runtime.device):
             train, heldout = (_logits(trainer, store) for store in (trainer.dataset.train, trainer.dataset.heldout))
     finally:
         for network, mode in zip(networks, modes, strict=True):

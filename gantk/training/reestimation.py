@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gantk.draws import Draws, key_of
+from gantk.draws import Draws, key_of, torch_seeded
 
 if TYPE_CHECKING:
     from gantk.objectives import Batch
@@ -123,11 +123,7 @@ def _as_estimated(trainer: Trainer, layers: list[Any]) -> Iterator[dict[Any, int
             module.training = False
         for layer in layers:
             layer.training = True
-        with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            torch.autocast(device.type, enabled=False),
-        ):
-            torch.manual_seed(trainer.config.seed)
+        with torch_seeded(trainer.config.seed, device), torch.autocast(device.type, enabled=False):
             yield calls
     finally:
         for hook in hooks:

@@ -153,7 +153,7 @@ class Trainer:
         else:
             set_up(self)
         self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values(), self.objective])
-        self.own_state = Buffers([self.objective])
+        self.played_with = Buffers([*self.runner.bare.values(), self.objective])
         check_samples(self.sampler)
         self._logging = Logging(config.train.log_every_kimg)
         self.hooks: list[Hook] = [
@@ -222,8 +222,7 @@ class Trainer:
         self.runtime.average_buffers([*self.runner.bare.values(), self.objective])
         if self.runner.may_go_on:
             # What a loss is computed with must be finite in the next step, and not only when this is looked at.
-            self.own_state.mend()
-            self.own_state.remember()
+            self.played_with.keep()
         self.step += 1
         self.images += self.config.train.batch_size
         # Where one withheld update ends the run nothing need be kept back.

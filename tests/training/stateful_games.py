@@ -177,3 +177,69 @@ class Gathers(GAN):
     def __init__(self, config: Any, family: Family) -> None:
         super().__init__(config, family)
         self.networks = {name: Gathering(network) for name, network in self.networks.items()}
+
+
+class NoisyConfig(GANConfig):
+    type: Literal["test_noisy"] = "test_noisy"  # type: ignore[assignment]
+
+
+class Noisy(torch.nn.Module):
+    """What a network gives, with noise from PyTorch's own generator, in evaluation too (as in StyleGAN)."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given: torch.Tensor | None) -> torch.Tensor:
+        out: torch.Tensor = self.network(*given)
+        return out + 0.1 * torch.randn_like(out)
+
+
+@OBJECTIVES.register("test_noisy")
+class NoisyGAN(GAN):
+    """Both networks draw noise in their forward pass."""
+
+    Config = NoisyConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.networks = {name: Noisy(network) for name, network in self.networks.items()}
+
+
+class ScaledConfig(GANConfig):
+    type: Literal["test_scaled"] = "test_scaled"  # type: ignore[assignment]
+    poison_at: int = -1
+
+
+class Scaled(torch.nn.Module):
+    """What a network gives for its input in units of a moving average of that, which is a buffer used in training."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("nothing", torch.zeros(0))
+
+    def forward(self, images: torch.Tensor, *given: torch.Tensor | None) -> torch.Tensor:
+        if self.training:
+            self.unit.lerp_(images.detach().abs().mean(), 0.1)
+        out: torch.Tensor = self.network(images / self.unit.clone(), *given)
+        return out
+
+
+@OBJECTIVES.register("test_scaled")
+class ScaledGAN(GAN):
+    """One batch of real images is infinite."""
+
+    Config = ScaledConfig
+
+    def __init__(self, config: Any, family: Family) -> None:
+        super().__init__(config, family)
+        self.networks["discriminator"] = Scaled(self.networks["discriminator"])
+        self.updates = 0
+
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Terms:
+        if self.updates == self.config.poison_at:
+            batch = replace(batch, images=batch.images * float("inf"))
+        self.updates += 1
+        return super().discriminator_loss(networks, batch)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -65,6 +66,17 @@ def test_one_batch_that_is_not_finite_does_not_poison_the_state(tiny: Path) -> N
     assert saved(trainer)["objective/ema"].isfinite().all()
 
 
+@pytest.mark.parametrize("log_every", [0.064, 0.512])
+def test_one_batch_that_is_not_finite_does_not_poison_a_networks_buffers(tiny: Path, log_every: float) -> None:
+    """Not until the next line of the log either, or that would decide on how many updates are lost."""
+    overrides = ("objective.poison_at=4", "train.on_nonfinite=skip", "train.kimg=0.512")
+    trainer = trained(tiny, "test_scaled", *overrides, f"train.log_every_kimg={log_every}")
+    assert trainer.runner.bare["discriminator"].unit.isfinite()
+    row = read_metrics(trainer.folder)[-1]
+    # That of the discriminator, and of the generator, which is judged by it in the same step.
+    assert (row["d/skipped"], row["g/skipped"]) == (1, 1)
+
+
 def test_a_state_that_stays_finite_is_remembered_as_it_was(tiny: Path) -> None:
     trainer = make(tiny, "test_lecam")
     trainer.objective.ema.fill_(3.0)
@@ -73,6 +85,11 @@ def test_a_state_that_stays_finite_is_remembered_as_it_was(tiny: Path) -> None:
     trainer.buffers.remember()
     trainer.buffers.mend()
     assert trainer.objective.ema.tolist() == [3.0, 3.0]
+    trainer.objective.ema.fill_(4.0)
+    trainer.buffers.keep()
+    trainer.objective.ema[0] = float("-inf")
+    trainer.buffers.keep()
+    assert trainer.objective.ema.tolist() == [4.0, 4.0]
 
 
 def test_checksums_see_one_bit_and_places() -> None:
@@ -193,6 +210,24 @@ def test_adaptation_does_not_depend_on_what_is_logged(tiny: Path) -> None:
     assert not any(name.startswith("monitor/") for _, means in rare.objective.calls for name in means)
     other = trained(tiny, "test_adaptive", "name=other", "train.adapt_every_kimg=0.128")
     assert other.objective.strength != rare.objective.strength
+
+
+def test_looking_at_networks_that_draw_noise_changes_nothing_of_what_is_trained(tiny: Path) -> None:
+    """Logging with its monitors, grids, and evaluations with the discriminator's gap."""
+    seldom = ("train.log_every_kimg=9", "samples.every_kimg=9", "evaluate.every_kimg=9")
+    often = (
+        "train.log_every_kimg=0.064",
+        "samples.every_kimg=0.096",
+        "evaluate.every_kimg=0.128",
+        "evaluate.samples=64",
+    )
+    one, other = (trained(tiny, "test_noisy", f"name=noisy{len(o[0])}", *o) for o in (seldom, often))
+    assert_equal(*({k: v for k, v in saved(t).items() if not k.startswith("meter/")} for t in (one, other)))
+    rows = [np.arange(first, first + 8) for first in (0, 0, 8)]
+    silent = other.averaged.networks["generator"].network
+    noise = [other.sampler.raw(some) - silent(other.sampler.latent(some)) for some in rows]
+    assert torch.equal(noise[0], noise[1]), "the same samples are the same"
+    assert not torch.allclose(noise[0], noise[2], atol=0.01), "others have other noise"
 
 
 def test_adaptation_resumes_exactly_and_keeps_its_interval(tiny: Path) -> None:

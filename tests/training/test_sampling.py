@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from gantk_eval import ArrayImages, evaluate, open_images
-from gantk_eval.images import ImageSet
 from gantk_eval.labels import align_labels, with_distinct_classes
 from gantk_eval.path_length import PathGenerator
 from PIL import Image
@@ -19,7 +18,7 @@ from gantk.grids import to_uint8
 from gantk.runs import find_checkpoint, list_runs, newest_whole
 from gantk.sampling import ImageShape, Sampler, class_number, export_generator, load_sampler, write_samples
 from gantk.scoring import generated_images
-from gantk.training.checkpoint import Checkpoint, write, write_best
+from gantk.training.checkpoint import Checkpoint, write_best
 from gantk.training.trainer import Trainer
 
 
@@ -83,7 +82,6 @@ def test_samples_differ_between_indices_and_seeds(trained: Path, sampler: Sample
 
 
 def test_loaded_sampler_draws_what_the_trainer_drew(tiny: Path) -> None:
-    from gantk.training.trainer import Trainer
 
     trainer = Trainer(load_config(tiny, ["train.kimg=0.128", "evaluate.every_kimg=99"]))
     trainer.train()
@@ -381,74 +379,3 @@ def test_a_sampler_has_what_a_path_length_needs(plain: Sampler) -> None:
     entry = evaluate(images, real, metrics=["ppl"], collapse=False).metrics["ppl_pixel_pca"]
     assert entry["n_fake"] == 120
     assert entry["value"] > 0
-
-
-# Networks of which no average is kept
-
-TWO = ("plugins=[games]", "objective.type=test_two_networks", "train.kimg=0.128", "evaluate.every_kimg=99")
-
-
-def trained_two(tiny: Path, *overrides: str) -> Trainer:
-    trainer = Trainer(load_config(tiny, [*TWO, *overrides]))
-    trainer.train()
-    return trainer
-
-
-@pytest.mark.parametrize("precision", ["no", "float64"])
-def test_a_network_that_is_not_averaged_is_loaded(tiny: Path, tmp_path: Path, precision: str) -> None:
-    """From a checkpoint and from an export of it: bit for bit what the training's own sampler draws."""
-    trainer = trained_two(tiny, f"train.precision={precision!r}")
-    index = np.arange(12)
-    wanted = trainer.sampler.raw(index)
-    checkpoint = find_checkpoint("tiny").checkpoint
-    export_generator(checkpoint, tmp_path / "exported")
-    assert {path.stem for path in (tmp_path / "exported").glob("*.safetensors")} == {
-        "generator.ema", "second", "objective",
-    }  # fmt: skip
-    for folder in (checkpoint.folder, tmp_path / "exported"):
-        loaded, _ = load_sampler(Checkpoint(folder))
-        assert torch.equal(loaded.raw(index), wanted)
-        assert not loaded.networks["second"].training
-    assert loaded.networks_used() == {"generator", "second"}
-    with pytest.raises(
-        CheckpointError, match=r"exported has no network `discriminator` .*take a checkpoint of the run"
-    ):
-        loaded.networks["discriminator"]
-    # The comparison can fail: with the second network as it was made, samples are others.
-    with torch.no_grad():
-        for parameter in loaded.networks["second"].parameters():
-            parameter.add_(0.1)
-    assert not torch.equal(loaded.raw(index), wanted)
-
-
-def test_an_export_that_lacks_a_network_is_refused(tiny: Path, tmp_path: Path) -> None:
-    """As older versions wrote it."""
-    trained_two(tiny)
-    checkpoint = find_checkpoint("tiny").checkpoint
-    state = {"shape": checkpoint.state["shape"], "step": 4, "images": 128}
-    tensors = {"generator.ema": checkpoint.tensors("generator.ema")}
-    write(tmp_path / "old", tensors=tensors, state=state, config=checkpoint.config_file.read_text())
-    with pytest.raises(CheckpointError, match=r"old has no network `second` \(second\.safetensors\)"):
-        load_sampler(Checkpoint(tmp_path / "old"))
-
-
-def test_commands_sample_and_score_both_networks(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gantk.cli import main
-
-    trainer = trained_two(tiny)
-    wanted = trainer.sampler.images(np.arange(9))
-    with pytest.raises(SystemExit) as ended:
-        main(["sample", "--ckpt", "tiny", "--count", "9", "--out", str(tmp_path / "out.npz")])
-    assert ended.value.code == 0
-    assert np.array_equal(np.load(tmp_path / "out.npz")["images"], wanted)
-    scored: list[np.ndarray] = []
-
-    class Keeps:
-        def evaluate(self, fake: ImageSet) -> None:
-            scored.append(fake.read(np.arange(9)))
-            raise UserError("enough")
-
-    monkeypatch.setattr("gantk.scoring.build_evaluator", lambda *_, **__: Keeps())
-    with pytest.raises(SystemExit):
-        main(["eval", "--ckpt", "tiny", "--samples", "9"])
-    assert np.array_equal(scored[0], wanted)
