@@ -14,6 +14,7 @@ import ast
 import hashlib
 import importlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -46,7 +47,7 @@ class Plugin:
     name: str
     """The module's name."""
     texts: Mapping[str, str]
-    """The text of each of its modules, and of those beside it that they import, by name; a package's name ends in `.__init__`."""
+    """The text of each of its modules, and of the user's own that they import, by name; a package's name ends in `.__init__`."""
 
     @property
     def sha256(self) -> str:
@@ -247,12 +248,15 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _texts(name: str, file: Path) -> dict[str, str]:
-    """The text of a module or package, and of the modules beside it that it imports, and so on."""
+    """The text of a module or package, and of the modules beside it, or elsewhere but not installed, that it imports, and so
+    on.
+    """
     is_package = file.name == "__init__.py"
     root = file.parents[name.count(".") + is_package]
     installed = root.name in ("site-packages", "dist-packages")
     top = name.partition(".")[0]
     texts: dict[str, str] = {}
+    elsewhere: dict[str, Path | None] = {}
     todo = [name]
     if is_package:
         below = sorted(file.parent.rglob("*.py"))
@@ -261,13 +265,35 @@ def _texts(name: str, file: Path) -> dict[str, str]:
         module = todo.pop()
         if module.partition(".")[0] in ("gantk", "gantk_eval") or (installed and module.partition(".")[0] != top):
             continue
-        found = root.joinpath(*module.split("."))
+        first = module.partition(".")[0]
+        beside = root / first
+        if first != top and not beside.with_name(f"{first}.py").is_file() and not beside.is_dir():
+            if first not in elsewhere:
+                elsewhere[first] = _folder_of_loose(first)
+            base = elsewhere[first]
+        else:
+            base = root
+        if base is None:
+            continue
+        found = base.joinpath(*module.split("."))
         for place, called in ((found.with_name(found.name + ".py"), module), (found / "__init__.py", module + _INIT)):
             if place.is_file() and called not in texts:
                 texts[called] = place.read_text(encoding="utf-8")
                 package = module if called.endswith(_INIT) else module.rpartition(".")[0]
                 todo += [*_imports(texts[called], package), *filter(None, [module.rpartition(".")[0]])]
     return texts
+
+
+def _folder_of_loose(name: str) -> Path | None:
+    """The folder on the path that holds a top-level module which is the user's own: not Python's, and not installed."""
+    spec = None if name in sys.stdlib_module_names else _spec(name)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    file = Path(spec.origin)
+    # Of an installation for development the files are elsewhere.
+    if {"site-packages", "dist-packages"} & set(file.parts) or name in importlib.metadata.packages_distributions():
+        return None
+    return file.parents[1] if file.name == "__init__.py" else file.parent
 
 
 def _imports(text: str, package: str) -> Iterator[str]:

@@ -127,6 +127,26 @@ def test_the_texts_of_a_package_and_of_what_stands_beside_it(tmp_path: Path) -> 
     assert sys.modules["own_second"].X == 2, "the text that is recorded is the one that is run"
 
 
+def test_the_texts_of_what_is_imported_from_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On PYTHONPATH, and not installed: as much the user's own as what stands beside the plugin."""
+    (tmp_path / "lib" / "own_library").mkdir(parents=True)
+    (tmp_path / "lib" / "own_library" / "__init__.py").write_text("from .parts import X\n")
+    (tmp_path / "lib" / "own_library" / "parts.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    file = write(tmp_path / "there", "far", more="import json, numpy, torch, yaml\nfrom own_library import X\n")
+    folder = gantk.train(file, *QUICK).folder
+    assert (folder / "plugins" / "own_library" / "parts.py").read_text() == "X = 1\n"
+    (read,) = plugins.read_plugins(load_config(file).plugins)
+    assert set(read.texts) == {"own_far", "own_library.__init__", "own_library.parts"}
+    (tmp_path / "lib" / "own_library" / "parts.py").write_text("X = 7\n")
+    with pytest.raises(CheckpointError, match="plugin own_far: "):
+        gantk.train(file, *QUICK, "train.kimg=0.128")
+    # Where the library is gone, the checkpoint brings it along.
+    shutil.rmtree(tmp_path / "lib")
+    load_sampler(find_checkpoint("far").checkpoint)
+    assert sys.modules["own_library.parts"].X == 1
+
+
 def test_a_run_keeps_the_text_and_does_not_resume_with_another(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
