@@ -16,7 +16,7 @@ from gantk_eval.compare import read_report
 from gantk import __version__
 from gantk.errors import ConfigError, DataError
 from gantk.records import read_json, write_json
-from gantk.runs import find_checkpoint, list_runs, runs_folder
+from gantk.runs import find_checkpoint, runs_folder, runs_instead_of
 
 _OF_TRAINING, _OF_CHECKPOINT = re.compile(r"(\d{10,})"), re.compile(r"step-(\d{8,})(?:-.*)?")
 """Names of evaluations: made in training, after so many images; and of a checkpoint, by `gantk eval`."""
@@ -163,9 +163,7 @@ def find_evaluation(spec: str) -> Evaluation:
     name, which = (spec, "") if path.exists() or "@" not in spec else spec.rpartition("@")[::2]
     run = next((p for p in (Path(name).expanduser(), runs_folder() / name) if (p / "config.yaml").is_file()), None)
     if run is None:
-        known = list_runs()
-        there = f"the runs there are: {', '.join(known)}" if known else f"there are no runs in {runs_folder()}/ yet"
-        raise ConfigError(f"there is no run or evaluation `{spec}`; {there}")
+        raise ConfigError(f"there is no run or evaluation `{spec}`; {runs_instead_of(name)}")
     found = evaluations_of(run)
     if which:
         found = _of_checkpoint(found, spec, run, which)

@@ -74,7 +74,8 @@ class Progress:
             early = (0.0 if kimg >= self._total else 1.0) if tenth > self._last_tenth else None
             if self._pace.due(now, early_after=early):
                 self._last_tenth = tenth
-                share = kimg / self._total
+                # The last step may end beyond the total.
+                share = min(kimg / self._total, 1.0)
                 self.write(f"{share:4.0%} {kimg:.1f}/{self._total:.1f} kimg, {self._details()}")
 
     def write(self, text: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.errors import CheckpointError
 from gantk.training.checkpoint import Checkpoint, checkpoints_in, read_best
+
+_SHOWN = 12
+"""The runs that an error names at most."""
 
 
 def runs_folder() -> Path:
@@ -21,6 +25,17 @@ def list_runs() -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if (path / "config.yaml").is_file())
+
+
+def runs_instead_of(name: str) -> str:
+    """The end of a sentence on a run that is not there: the first runs there are, and the one whose name is nearest."""
+    known = list_runs()
+    if not known:
+        return f"there are no runs in {runs_folder()}/ yet"
+    more = f" and {len(known) - _SHOWN:,} more" if len(known) > _SHOWN else ""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    nearest = f"; did you mean `{close[0]}`?" if close else ""
+    return f"the runs there are: {', '.join(known[:_SHOWN])}{more}{nearest}"
 
 
 @dataclass(frozen=True)
@@ -67,9 +82,7 @@ def find_checkpoint(spec: str) -> Found:
     if run is None:
         if (path / "manifest.json").is_file():
             return Found(Checkpoint(path), path.parent.parent if path.parent.name == "checkpoints" else None)
-        known = list_runs()
-        there = f"the runs there are: {', '.join(known)}" if known else f"there are no runs in {runs_folder()}/ yet"
-        raise CheckpointError(f"there is no run or checkpoint `{spec}`; {there}")
+        raise CheckpointError(f"there is no run or checkpoint `{spec}`; {runs_instead_of(name)}")
     folder = run / "checkpoints"
     if which == "best":
         best = read_best(folder)

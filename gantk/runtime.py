@@ -63,9 +63,11 @@ class InForce:
 
     def sentence(self) -> str:
         processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        each = "" if self.world_size == 1 else " each"
         return (
             f"{processes} on {self.device} ({self.device_name}), precision {self.precision}, "
-            f"{self.threads} threads each, torch {self.torch}"
+            f"{threads}{each}, torch {self.torch}"
         )
 
 

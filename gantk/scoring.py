@@ -204,7 +204,7 @@ def evaluate_checkpoint(
         picture = write_report(path, report)
         log_evaluation(found.run, found.checkpoint.kimg, report.to_dict(), picture)
         if picture is not None:
-            notes.append(f"what the verdict is about: {picture}")
+            notes.append(f"the verdict's picture: {picture}")
         notes.append(f"result: {path}; samples drawn in training: {found.run / 'samples'}")
     return Outcome(report, notes)
 

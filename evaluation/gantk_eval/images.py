@@ -107,7 +107,7 @@ def _unreadable(name: str, error: Exception) -> str:
     elif isinstance(error, OSError) and error.strerror:
         what = error.strerror.lower()
     elif "cannot identify" in what:
-        what = "it is no image that Pillow knows"
+        what = "it is not an image that Pillow can read"
     return f"cannot read {name}: {what}; repair or remove that image"
 
 

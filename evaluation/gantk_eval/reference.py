@@ -124,6 +124,8 @@ def read_reference(path: str | Path) -> ReferenceStatistics:
                 raise ValueError(f"`count` is {count}, and statistics are of at least 2 images")
             if not isinstance(made, dict):
                 raise ValueError("`gantk` does not say how the file was made")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}; give reference statistics, an .npz with mu and sigma") from error
     except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"cannot read {path}: {what}; give reference statistics, an .npz with mu and sigma") from error

@@ -330,7 +330,7 @@ def judge_stacked(
     0.5 %), with the digits that a channel never shows; modes of unequal shares, by exp(−KL), the share of the modes that as
     many equal ones would fill. The null of the last two is a perfect sampler of stacks of digits in
     these `shares`, under the same classifier, simulated. `certain`: the share of channels that show their digit as clearly as
-    the middle one of real images does; `realistic`: the share that is as near to a real digit of its class as 95 % of real
+    the middle one of real images does; `realistic`: the share that is as near to a real digit of its class as 95% of real
     ones are. Where either is small nothing is said of modes.
     """
     count = len(digits)
@@ -377,7 +377,7 @@ def judge_stacked(
         what = f"only {certain:.0%} of the channels show their digit as clearly as the middle one of real images does"
     elif realistic < FEWEST_REALISTIC:
         what = (
-            f"only {realistic:.0%} of the channels are as near to a real digit of their class as 95 % of real ones are"
+            f"only {realistic:.0%} of the channels are as near to a real digit of their class as 95% of real ones are"
         )
     if what:
         return weigh([repeated], calm, [f"quality: {what}, so lost modes cannot be told from poor quality"])

@@ -123,7 +123,7 @@ def left_out_sentence(left_out: Mapping[str, int]) -> str:
     count = sum(left_out.values())
     if not count:
         return ""
-    files = "file that is no image is" if count == 1 else "files that are no images are"
+    files = "file that is not an image is" if count == 1 else "files that are not images are"
     return f"{count:,} {files} left out ({endings(left_out)})"
 
 

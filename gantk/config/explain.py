@@ -35,6 +35,7 @@ def explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...] = (), kno
     if kind == "missing":
         return f"`{path}` is missing: it has no default"
     message = item["msg"].removeprefix("Value error, ")
+    message = message.partition(", unable to parse string")[0]
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     if kind == "value_error":
         return f"`{path}`: {message}"

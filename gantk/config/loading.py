@@ -46,6 +46,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         if file.stem in recipes():
             hint = f"the recipe of that name is given without a folder: `gantk train {file.stem}`"
         raise ConfigError(f"there is no config file {file}; {hint}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{file} is a folder, not a config file; to train on the images in it: `gantk train --data {file}`"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config file {file} cannot be read: {error}") from error
     try:

@@ -259,8 +259,8 @@ class Config(Section):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
             allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip("._-")[:128]
             raise ValueError(
-                "must be letters (a to z), digits, `.`, `_` and `-`, with a letter or a digit first and at most 128 in all, for "
-                f"the run's folder is called so; and is {value!r}" + (f": `{allowed}` would do" if allowed else "")
+                "must be letters (a to z), digits, `.`, `_` and `-`, with a letter or a digit first and at most 128 in all, "
+                f"because it names the run's folder, and is {value!r}" + (f": `{allowed}` would do" if allowed else "")
             )
         return value
 

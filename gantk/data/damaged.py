@@ -49,7 +49,7 @@ class Damaged:
             if count > most:
                 raise DataError(
                     f"more than {most} of the {len(self._source):,} pictures of {self._source.description} are damaged (the "
-                    f"first: {self.found[min(self.found)]}); mend them, or raise data.max_bad_images"
+                    f"first: {self.found[min(self.found)]}); repair them, or raise data.max_bad_images"
                 )
 
     def sentence(self) -> str | None:
@@ -58,4 +58,6 @@ class Damaged:
             return None
         first = [self.found[index] for index in sorted(self.found)[:3]]
         more = "; …" if len(self.found) > 3 else ""
-        return f"{self._source.description}: {len(self.found)} damaged pictures are left out ({'; '.join(first)}{more})"
+        count = len(self.found)
+        pictures = "1 damaged picture is" if count == 1 else f"{count:,} damaged pictures are"
+        return f"{self._source.description}: {pictures} left out ({'; '.join(first)}{more})"

@@ -17,7 +17,7 @@ LOOKED_AT = 200
 LARGEST = 64
 """Pixels a side: what DCGAN was made for."""
 SMALL_SET = 20_000
-"""Fewer images than these are learnt by heart by a discriminator that sees them as they are."""
+"""Fewer images than these are memorised by a discriminator that sees them as they are."""
 OF_A_CLASS = 100
 """Images that the smallest class needs for a generator that takes a class."""
 MOST_CLASSES = 200
@@ -190,16 +190,18 @@ def _reasons(
             if len(facts.classes) > MOST_CLASSES
             else f"the smallest of the {len(facts.classes)} classes has {min(facts.classes):,} images, and {OF_A_CLASS} are wanted"
         )
-        lines.append(f"an unconditional generator, for {why}; the classes serve the scores and the verdict")
+        lines.append(
+            f"an unconditional generator, because {why}; the classes still count in the scores and the verdict"
+        )
     else:
-        lines.append("an unconditional generator, for there are no classes (sub-folders would be taken as such)")
+        lines.append("an unconditional generator, because there are no classes (sub-folders would be taken as classes)")
     lines.append(
         f"batch size {batch}, {kimg:g} kimg: {kimg * 1000 / training:,.0f} passes over {training:,} training images; "
         f"{held_out:.0%} of the images are held out to judge by"
     )
     if training < SMALL_SET:
         lines.append(
-            f"DiffAugment ({', '.join(augment)}), for fewer than {SMALL_SET:,} images are learnt by heart without it"
+            f"DiffAugment ({', '.join(augment)}), because without it a discriminator memorises fewer than {SMALL_SET:,} images"
         )
     lines.append("images are not mirrored: where left and right may be exchanged, add data.flip=true")
     return lines

@@ -95,7 +95,7 @@ class WandbRun(Sink):
         # Without a key W&B would ask for one, and on a terminal wait for the answer for ever.
         if mode != "offline" and not has_key():
             level = logging.INFO if mode == "auto" else logging.WARNING
-            log.log(level, "W&B is off, for there is no API key: set $WANDB_API_KEY, or run `wandb login`.")
+            log.log(level, "W&B is off, because there is no API key: set $WANDB_API_KEY, or run `wandb login`.")
             return
         import wandb
 

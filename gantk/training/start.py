@@ -73,7 +73,7 @@ def take_lock(folder: Path, runtime: Runtime) -> RunLock:
     try:
         held = lock.acquire() if runtime.is_main else None
     except OSError as error:
-        held = f"cannot write to the run's folder {folder}: {error.strerror}; mend that, or set $GANTK_RUNS to another place"
+        held = f"cannot write to the run's folder {folder}: {error.strerror}; repair that, or set $GANTK_RUNS to another place"
     if runtime.max(int(held is not None)):
         raise ConfigError(held or f"run {folder} is being trained by another process")
     return lock

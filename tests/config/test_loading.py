@@ -219,7 +219,7 @@ def test_missing_file_names_those_there_are(tmp_path: Path) -> None:
 
 
 def test_folder_as_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"is a folder, not a config file; .* `gantk train --data "):
         load_config(tmp_path)
 
 
@@ -303,7 +303,7 @@ def test_merge_keys_of_yaml_are_no_duplicates(tmp_path: Path) -> None:
         ("objective.loss=hing", "`objective.loss`: input should be"),
         ("objective.loss=hing", "did you mean `hinge`?"),
         ("optimizer.lr=0", "`optimizer.lr`: input should be greater than 0, and is 0"),
-        ("optimizer.lr=fast", "`optimizer.lr`: input should be a valid number"),
+        ("optimizer.lr=fast", "`optimizer.lr`: input should be a valid number, and is 'fast'"),
         ("optimizer.betas=[0.5, 1.0]", "`optimizer.betas`: both must be at least 0 and below 1"),
         ("optimizer.betas=[0.5]", "`optimizer.betas"),
         ("optimizer.phases.g=3", "`optimizer.phases.g`: "),
@@ -333,7 +333,7 @@ def test_merge_keys_of_yaml_are_no_duplicates(tmp_path: Path) -> None:
         ("train.kimg=null", "`train.kimg` has no value: give it one (input should be a valid number)"),
         ("train=", "`train.kimg` is missing: it has no default"),
         ("data=", "`data.source` is missing: it has no default"),
-        ("train.batch_size=1:30", "`train.batch_size`: input should be a valid integer"),
+        ("train.batch_size=1:30", "`train.batch_size`: input should be a valid integer, and is '1:30'"),
         ("optimizer.lr=2024-01-02", "`optimizer.lr`: input should be a valid number"),
         ("train.kimg=1e300", "`train.kimg`: is 1e+300, and no number in a config can be larger than 1e+15"),
         ("seed=-1", "`seed`: "),

@@ -125,3 +125,11 @@ def test_interrupted_build_remembers_what_it_skipped(world: Any, monkeypatch: py
     dataset = open_dataset(settings)
     assert len(dataset.train) + len(dataset.heldout) == 9_997
     assert not set(BAD) & {*dataset.train._rows.tolist(), *dataset.heldout._rows.tolist()}
+
+
+def test_one_damaged_picture_is_said_in_the_singular(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_parquet(tmp_path / "a.parquet", [png(image) for image in pictures(19)] + [b""], np.arange(20) % 2)
+    open_dataset(config("parquet", path, storage="disk", on_bad_image="skip"))
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(told) == 1
+    assert ": 1 damaged picture is left out (" in told[0]

@@ -36,7 +36,7 @@ def test_report_of_a_folder(tmp_path: Path) -> None:
         "8×8: 12",
         "RGB: 12",
         "cut.png",
-        "15; 1 file that is no image is left out (.md: 1)",
+        "15; 1 file that is not an image is left out (.md: 1)",
         "data.heldout_fraction",
     ):
         assert part in table

@@ -110,7 +110,7 @@ def test_what_pillow_reads_is_read_and_the_rest_is_counted(tmp_path: Path, caplo
     for name in ("a.pdf", "b.eps", "c.txt", "d.txt", "nothing"):
         (root / name).write_text("%PDF or else")
     assert not {".pdf", ".eps", ".ps", ".mpg", ".wmf", ".h5", ".grib"} & image_endings()
-    words = r"5 files that are no images are left out (.txt: 2, .eps: 1, .pdf: 1, no ending: 1)"
+    words = r"5 files that are not images are left out (.txt: 2, .eps: 1, .pdf: 1, no ending: 1)"
     files: Any = open_images(root)
     assert len(files) == 8
     assert words in files.notes
@@ -139,7 +139,7 @@ def test_windows_zips_have_classes_too(tmp_path: Path) -> None:
     assert files.class_names == NAMES[:2]
     assert files.labels is not None
     assert files.labels.tolist() == [0, 0, 1, 1]
-    assert files.notes == ("1 file that is no image is left out (.md: 1)",)
+    assert files.notes == ("1 file that is not an image is left out (.md: 1)",)
     np.testing.assert_array_equal(open_images(tmp_path / "a.zip").read(range(4)), images[[0, 2, 1, 3]])
 
 

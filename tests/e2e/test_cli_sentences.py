@@ -421,7 +421,7 @@ def test_columns_and_files_that_are_left_aside(gantk, folder: Path, tmp_path: Pa
     result = gantk(*command, "--device", "cpu", "--image-column", "other")
     assert result.code == 0, result.err
     assert "column `label`" in result.err
-    assert f"{folder}: 1 file that is no image is left out (.txt: 1)" in result.err.splitlines()
+    assert f"{folder}: 1 file that is not an image is left out (.txt: 1)" in result.err.splitlines()
     refused(gantk(*command, "--device", "cpu", "--image-column", "third"), 3, "no column `third`")
 
 

@@ -99,7 +99,7 @@ def test_damaged_images_are_named(tmp_path: Path, rgb: np.ndarray) -> None:
     data = encoded(Image.fromarray(np.tile(rgb, (20, 20, 1))))
     with pytest.raises(DataError, match="cannot read the seventh"):
         decode(data[: len(data) // 2], name="the seventh")
-    with pytest.raises(DataError, match="no image that Pillow knows"):
+    with pytest.raises(DataError, match="not an image that Pillow can read"):
         decode(b"not an image")
     bad = tmp_path / "bad.png"
     bad.write_bytes(data[: len(data) // 2])

@@ -130,6 +130,8 @@ def test_files_of_other_programs_are_read(tmp_path: Path, net: Path, capsys: pyt
 
 
 def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, net: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file .*none\.npz; give reference statistics"):
+        read_reference(tmp_path / "none.npz")
     found = build_reference(ArrayImages(pictures(50)), extractor=net)
     fake = ArrayImages(pictures(40, 1))
     for key, value in (("weights_sha256", "0" * 64), ("resize", "bicubic"), ("precision", "bf16")):

@@ -13,7 +13,9 @@ from gantk_eval.extractors import classifier
 from gantk_eval.images import ArrayImages, GeneratedImages
 
 Sets = tuple[ArrayImages, ArrayImages, ArrayImages]
-REMARK = "quality: only 3% of samples are as near to real images as 95 % of held-out images are, so lost modes cannot be told"
+REMARK = (
+    "quality: only 3% of samples are as near to real images as 95% of held-out images are, so lost modes cannot be told"
+)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_what_samples_like_real_ones_lack_is_lost_from_the_start() -> None:
     found = without_loss(suspect)
     assert (found.verdict, found.kinds, found.missing, found.unreal) == ("inconclusive", [], [], True)
     assert found.reasons == [
-        "quality: only 3% of samples are as near to real images as 95 % of held-out images are: the samples show nothing "
+        "quality: only 3% of samples are as near to real images as 95% of held-out images are: the samples show nothing "
         "yet, and have never been varied, so nothing is lost"
     ]
     for kept in (

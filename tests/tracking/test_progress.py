@@ -56,6 +56,10 @@ def test_a_short_run_says_each_tenth_but_not_in_a_burst(clock: Clock, capsys: py
         clock.now += 0.001
         burst.update(step / 10)
     assert [line[:4] for line in capsys.readouterr().err.splitlines()] == ["100%"]
+    beyond = Progress(1.0)
+    clock.now += 0.5
+    beyond.update(1.024)  # the last step may go beyond
+    assert capsys.readouterr().err.startswith("100% 1.0/1.0 kimg")
 
 
 def test_rate_is_of_the_last_half_minute(clock: Clock) -> None:

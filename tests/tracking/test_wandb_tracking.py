@@ -152,7 +152,7 @@ print("trained on")
     shown = os.read(controller, 100_000).decode()
     os.close(controller)
     assert code == 0, shown
-    assert shown.replace("\r", "").count("W&B is off, for there is no API key") == 1
+    assert shown.replace("\r", "").count("W&B is off, because there is no API key") == 1
     assert "trained on" in shown
     assert len(shown.strip().splitlines()) == 2, shown
     assert ("warning" in shown) == (mode == "online")

@@ -319,7 +319,8 @@ def test_another_runs_checkpoint(tiny: Path) -> None:
     second = train(tiny, "second", resume="first")
     assert_equal(final(train(tiny, "straight")), final(second))
     with pytest.raises(
-        CheckpointError, match="there is no run or checkpoint `frist`; the runs there are: first, second, straight"
+        CheckpointError,
+        match="`frist`; the runs there are: first, second, straight; did you mean `first`",
     ):
         train(tiny, "third", resume="frist")
 

@@ -289,7 +289,7 @@ class _Quality:
 
     def sentence(self, classes: bool) -> str:
         """Why it is not enough to judge lost modes."""
-        what = f"only {self.realistic:.0%} of samples are as near to real images as 95 % of held-out images are"
+        what = f"only {self.realistic:.0%} of samples are as near to real images as 95% of held-out images are"
         if self.realistic >= FEWEST_REALISTIC:
             shift, kind = (self.shift, "class") if classes else (self.strayed, "region")
             what = f"samples of a {kind} have moved {np.sqrt(max(shift, 0.0)):.0%} of the way to the next {kind}"
