@@ -15,8 +15,9 @@ help:
 
 install: $(STAMP)
 
-# PIP_PROGRESS_BAR: PyTorch is large, and a silent minute looks like a hang.
+# PyTorch is large, and silent minutes look like a hang.
 $(STAMP): pyproject.toml
+	@echo "installing gantk and what it needs into $(VENV) (some 6 GB with PyTorch; a few minutes) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip --quiet
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
