@@ -10,6 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gantk.errors import ConfigError
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -26,6 +29,19 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _ALONE.reset(token)
+
+
+class NoCollectives(TorchDispatchMode):
+    """Within it a collective raises ConfigError, naming itself, before it waits for other processes."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            raise ConfigError(
+                f"a network of the objective calls torch.distributed ({func}) in its forward pass, and would wait for ever where "
+                "it runs on one process alone, as for grids and evaluations: gather with `gantk.runtime.gather_with_gradient`, "
+                "which then gives that process's own rows"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from gantk.collectives import NoCollectives, alone
+from gantk.draws import torch_seeded
 from gantk.errors import ConfigError
 from gantk.objectives.base import Objective, Phase
 
@@ -54,6 +57,31 @@ def check_samples(sampler: Any) -> None:
     found = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
     if found != wanted:
         raise ConfigError(f"`generate` of the objective gives {found} for two samples: it must give a tensor {wanted}")
+
+
+def check_collectives(sampler: Any) -> None:
+    """Run networks on this process as grids, evaluations and the discriminator's gap do, where there are several processes.
+
+    Raises ConfigError where one of them calls `torch.distributed` itself, and would wait for the other processes.
+    """
+    objective, networks = sampler.objective, sampler.networks
+    modules = [*networks.values()]
+    # One that is compiled cannot be looked into.
+    if not dist.is_initialized() or any(getattr(network, "_compiled_call_impl", None) for network in modules):
+        return
+    index = np.arange(objective.group(objective.config))
+    labels = sampler.labels(index)
+    modes = [network.training for network in modules]
+    try:
+        for network in modules:
+            network.eval()
+        with NoCollectives(), alone(), torch.no_grad(), torch_seeded(0, sampler.device):
+            images = sampler.raw(index, labels)
+            classes = None if labels is None else torch.as_tensor(labels, device=sampler.device)
+            objective.judge(networks, images, classes)
+    finally:
+        for network, mode in zip(modules, modes, strict=True):
+            network.train(mode)
 
 
 def check_gradients(phase: Phase, networks: dict[str, nn.Module]) -> None:

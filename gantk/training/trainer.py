@@ -15,7 +15,7 @@ from gantk.config import Config, dump_yaml
 from gantk.data import open_datasets
 from gantk.errors import CheckpointError, CollapseError, PeerLostError, full_disk
 from gantk.evaluations import evaluation_file, name_checkpoint, set_aside_newer
-from gantk.objectives.checks import check_samples
+from gantk.objectives.checks import check_collectives, check_samples
 from gantk.plugins import copies_for_checkpoint, read_plugins, write_copies
 from gantk.progress import Progress
 from gantk.runtime import Runtime
@@ -155,6 +155,7 @@ class Trainer:
         self.buffers = Buffers([*self.runner.bare.values(), *self.averaged.networks.values(), self.objective])
         self.played_with = Buffers([*self.runner.bare.values(), self.objective])
         check_samples(self.sampler)
+        check_collectives(self.sampler)
         self._logging = Logging(config.train.log_every_kimg)
         self.hooks: list[Hook] = [
             self._logging,

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from gantk.config import load_config
-from gantk.errors import CheckpointError
+from gantk.errors import CheckpointError, ConfigError
 from gantk.objectives import Objective
+from gantk.objectives.checks import check_collectives
 from gantk.tracking import read_metrics
 from gantk.training.agreement import checksum
 from gantk.training.checkpoint import Checkpoint, checkpoints_in
@@ -159,6 +161,20 @@ def test_state_that_differs_between_processes_is_refused(two: dict[str, Any]) ->
         )
     assert json.loads((two["runs"] / "own" / "status.json").read_text())["exit_code"] == 4
     assert not checkpoints_in(two["runs"] / "own" / "checkpoints")
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_a_collective_that_waits_for_all_is_refused_before_training(tiny: Path, tmp_path: Path, name: str) -> None:
+    """Grids and the discriminator's gap run networks on one process; a group of one stands for several here."""
+    sampler = make(tiny, "test_gathers").sampler
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        check_collectives(sampler)
+        sampler.networks[name].register_forward_hook(lambda *_: dist.all_reduce(torch.ones(1)) and None)
+        with pytest.raises(ConfigError, match=r"calls torch\.distributed \(c10d\.allreduce_.*gather_with_gradient"):
+            check_collectives(sampler)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow
