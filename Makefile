@@ -28,7 +28,6 @@ $(STAMP): pyproject.toml
 quickstart: $(STAMP)
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		gantk/train.py --config configs/quickstart.yaml
-	@echo "The table again, without scoring: $(BIN)/gantk show quickstart"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

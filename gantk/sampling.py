@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from gantk.errors import CheckpointError, UserError
 from gantk.grids import save_grid, save_scatter, to_uint8
 from gantk.networks import NETWORKS
 from gantk.objectives import OBJECTIVES, Objective
-from gantk.objectives.checks import check_objective
+from gantk.objectives.checks import Recording, check_objective
 from gantk.plugins import config_of
 from gantk.records import folder_whole, write_atomic
 from gantk.training.checkpoint import Checkpoint, write
@@ -107,24 +107,6 @@ class NetworksByName(dict[str, nn.Module]):
             f"{self.folder} has no network `{name}` ({name}.safetensors), which this objective uses here: take a "
             "checkpoint of the run itself, or export it again with this version of gantk"
         )
-
-
-class _Recording(Mapping[str, nn.Module]):
-    """Networks by name, with the names that were asked for."""
-
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        self._networks, self.asked = networks, set[str]()
-
-    def __getitem__(self, name: str) -> nn.Module:
-        self.asked.add(name)
-        return self._networks[name]
-
-    def __iter__(self) -> Iterator[str]:
-        self.asked.update(self._networks)
-        return iter(self._networks)
-
-    def __len__(self) -> int:
-        return len(self._networks)
 
 
 class Sampler:
@@ -217,7 +199,7 @@ class Sampler:
 
     def networks_used(self) -> set[str]:
         """The names of the networks that a sample goes through, found by drawing two."""
-        recording, own = _Recording(self.networks), self.objective.networks
+        recording, own = Recording(self.networks), self.objective.networks
         index = np.arange(2)
         # A `generate` may take some from the objective itself.
         self.objective.networks = recording  # type: ignore[assignment]

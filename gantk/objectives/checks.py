@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,43 @@ def check_objective(objective: Objective) -> None:
             raise ConfigError(f"{at}: phase `{phase.name}` trains networks without parameters: name others in `trains`")
 
 
+class Recording(Mapping[str, nn.Module]):
+    """Networks by name, with the names that were asked for."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self._networks, self.asked = networks, set[str]()
+
+    def __getitem__(self, name: str) -> nn.Module:
+        self.asked.add(name)
+        return self._networks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.asked.update(self._networks)
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+
 def check_samples(sampler: Any) -> None:
-    """Draw two samples, as the first grid would; raise ConfigError where they are no images of the data's shape.
+    """Draw two samples, as the first grid would; raise ConfigError where they are no images of the data's shape, or come from
+    the trained network in place of its average.
 
     An exception of the objective's own is raised as it is.
     """
-    index = np.arange(2)
-    with torch.random.fork_rng(devices=[sampler.device] if sampler.device.type == "cuda" else []):
-        samples = sampler.raw(index, sampler.labels(index))
+    objective, index = sampler.objective, np.arange(2)
+    own = objective.networks
+    objective.networks = recording = Recording(own)
+    try:
+        with torch.random.fork_rng(devices=[sampler.device] if sampler.device.type == "cuda" else []):
+            samples = sampler.raw(index, sampler.labels(index))
+    finally:
+        objective.networks = own
+    if live := sorted(recording.asked & set(objective.averaged)):
+        raise ConfigError(
+            f"`generate` of the objective takes `{live[0]}` from `self.networks`, which in training is not its average: take "
+            "it from the `networks` that it is given"
+        )
     shape = sampler.shape
     wanted = (2, shape.channels, shape.resolution, shape.resolution)
     found = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__

@@ -42,6 +42,9 @@ MAY_CHANGE = (
     ),
 )
 
+_DECIDES = ("train.log_every_kimg", "evaluate.", "collapse.")
+_ACTS = "resuming with other evaluations or looks at the samples, which `collapse.action` acts on:"
+
 
 def check_batch(config: Config, runtime: Runtime) -> None:
     """Raises `ConfigError` for a batch that cannot be cut for the processes there are."""
@@ -150,7 +153,10 @@ def _changes(config: Config, start: Checkpoint, allow: bool) -> list[str]:
     # With the plugins that the run has now.
     before, told = moved(load_config(start.config_file, plugins_imported=True), config)
     # A schedule without an end of its own ends with the training, so that a longer training has other rates.
-    changes = [d for d in differences(with_ends(before), with_ends(config)) if not d.startswith(MAY_CHANGE)]
+    every = differences(with_ends(before), with_ends(config))
+    changes = [d for d in every if not d.startswith(MAY_CHANGE)]
+    if config.collapse.action != "warn":
+        told = [*told, *(f"{_ACTS} {d}" for d in every if d.startswith(_DECIDES))]
     records = start.state.get("plugins")
     if records is not None:
         # Their text counts, and not where it is.

@@ -305,7 +305,7 @@ class Slips(GAN):
             self.networks["discriminator"].other_head = torch.nn.Linear(3, 1)
 
     def generate(self, networks: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        images = super().generate(networks, z, labels)
+        images = super().generate(self.networks if SLIP == "own" else networks, z, labels)
         if SLIP == "raises" and not torch.is_grad_enabled():
             raise ZeroDivisionError("my own mistake")
         return images[:1] if SLIP == "shape" and len(images) == 2 else images
@@ -323,6 +323,10 @@ SLIP = ""
         ("unknown", r"phase `d` names the network `critic`, and there are: generator, discriminator"),
         ("twice", r"two phases with the name `d`"),
         ("shape", r"gives \(1, 1, 8, 8\) for two samples: it must give a tensor \(2, 1, 8, 8\)"),
+        (
+            "own",
+            r"`generate` of the objective takes `generator` from `self.networks`, which in training is not its average",
+        ),
         ("heads", r"phase `d` trains the network `discriminator`, .*parameter `other_head\.weight` \(and 1 more\)"),
     ],
 )
