@@ -207,9 +207,9 @@ def test_changed_config_is_refused_with_the_difference(tiny: Path) -> None:
 def test_what_decides_when_a_collapse_is_acted_on_is_announced(tiny: Path) -> None:
     acting = ("collapse.action=stop", "evaluate={every_kimg: 0.128, samples: 20, metrics: [fd_pixel_pca]}")
     train(tiny, "run", *acting, "train.kimg=0.128")
-    more = ("train.kimg=0.192", "train.log_every_kimg=0.096")
+    more = ("train.kimg=0.192", "train.log_every_kimg=0.064")
     log = (train(tiny, "run", *acting, *more).folder / "log.txt").read_text()
-    assert re.search(r"which `collapse\.action` acts on: train\.log_every_kimg: \S+ → 0\.096", log)
+    assert re.search(r"which `collapse\.action` acts on: train\.log_every_kimg: \S+ → 0\.064", log)
     train(tiny, "calm", "train.kimg=0.128")
     log = (train(tiny, "calm", *more).folder / "log.txt").read_text()
     assert "acts on" not in log
