@@ -105,6 +105,8 @@ NOT_PLAYED = {
     "test_from_data": "as `gan`, from weights with noise of their own",
     "test_gathers": "its networks are of whole batches, which micro-batches are not",
     "test_encoder": "as `gan`, beside an encoder with batch norm",
+    "test_noisy": "its noise comes from each process's own generator",
+    "test_scaled": "its buffer follows each process's own images",
 }
 
 
