@@ -60,7 +60,7 @@ class DataConfig(Section):
     max_bad_images: float = Field(0.01, ge=0, le=1)
     """`skip`: the share of pictures that may be left out (one always may). Beyond it the run ends after all."""
     storage: Literal["auto", "device", "memory", "disk", "stream"] = "auto"
-    """Where the decoded images are kept: on the GPU, in memory, in a memory-mapped file, or nowhere (`stream`: decoded
+    """The place of the decoded images: on the GPU, in memory, in a memory-mapped file, or nowhere (`stream`: decoded
     each time they are seen). `auto` takes the first that fits."""
 
     @field_validator("resolution")

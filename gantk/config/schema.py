@@ -176,7 +176,8 @@ class EvaluateConfig(Section):
     samples: int = Field(2000, ge=2)
     """Generated images for an evaluation during training."""
     metrics: tuple[MetricName, ...] | None = None
-    """As `[fid, kid]`, see evaluation/README.md. Default: all that cost little, in Inception's features or the weights-free tier's."""
+    """A list such as `[fid, kid]`, see evaluation/README.md. Default: all that cost little, in Inception's features or the
+    weights-free tier's."""
     best_by: MetricName | None = None
     """The metric that marks the best checkpoint. Default: the Fréchet distance of the tier in use. Where `metrics` names none, the
     newest of the healthiest is the best."""
@@ -234,7 +235,7 @@ class Config(Section):
     name: str
     """The run's name, and its folder's under `$GANTK_RUNS` (default `runs/`): letters, digits, `.`, `_`, `-`."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Of everything random: weights, order of the images, z. The same config and seed give the same run."""
+    """The seed of everything random: weights, order of the images, z. The same config and seed give the same run."""
     plugins: tuple[str, ...] = ()
     """Modules to import first, by name or as the path of a .py file or package, relative to this file's folder: your own
     networks and objectives register themselves there. The run keeps a copy of their text."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import said
 from pydantic import BaseModel
 
-from gantk.cli import main
 from gantk.config import Config, load_config, parse_config
 from gantk.config.base import Section, section_in
 from gantk.config.loading import apply_overrides, read_yaml
@@ -127,14 +127,6 @@ def test_words_and_mappings_come_back(tmp_path: Path) -> None:
 
 
 # The command
-
-
-def said(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    out, err = capfd.readouterr()
-    return int(stop.value.code or 0), out, err
 
 
 def test_init_writes_a_file_once(

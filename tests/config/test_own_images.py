@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import said
 from gantk_eval.errors import DataError
 from PIL import Image
 
-from gantk.cli import main
 from gantk.config import load_config
 from gantk.recipes.choosing import choose
 from gantk.recipes.folder import Facts, look_at, name_of, plan
@@ -134,14 +134,6 @@ def test_arrays_are_images_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((12, 9, 9, 3), np.uint8), labels=np.arange(12) % 2)
     found = look_at(str(tmp_path / "a.npz"), {})
     assert (found.count, found.side, found.uniform, found.grey, found.classes) == (12, 9, True, False, (6, 6))
-
-
-def said(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    out, err = capfd.readouterr()
-    return int(stop.value.code or 0), out, err
 
 
 def test_train_on_a_folder_and_resume(

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import said
 
 import gantk
-from gantk.cli import main
 from gantk.config import dump_yaml, load_config
 from gantk.errors import ConfigError
 from gantk.recipes import find_config, recipes, summary
@@ -142,14 +142,6 @@ def test_words_that_are_no_command_line() -> None:
 
 
 # The commands
-
-
-def said(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    out, err = capfd.readouterr()
-    return int(stop.value.code or 0), out, err
 
 
 def test_the_commands_take_a_recipe(capfd: pytest.CaptureFixture[str]) -> None:

@@ -284,7 +284,7 @@ def test_evaluation_says_which_labels_it_could_not_take(tmp_path: Path) -> None:
 
 
 def test_a_cache_from_before_is_not_taken_for_the_labels_of_now(tmp_path: Path) -> None:
-    """What was read of `large_string` once had no labels, and was kept under the key of the wanted columns alone."""
+    """Images of a file with `large_string` labels were once read without labels, and kept under the key of the wanted columns alone."""
     from gantk.data.hashing import digest_of, sha256_of_file
 
     path = table(tmp_path / "a.parquet", pa.array(WORDS, pa.large_string()))

@@ -67,7 +67,7 @@ def config(world: Path, *, main: str = "a", pair: str | None = "data", **keys: A
 
 
 def played(config: Config, datasets: dict[str, Dataset], count: int = 200) -> dict[str, tuple[list[int], list[bool]]]:
-    """Of each source the numbers of the pictures in the order of training, and whether each was flipped."""
+    """Return for each source the numbers of the pictures in the order of training, and whether each was flipped."""
     found = {}
     for name, data in config.sources.items():
         stream = Stream(

@@ -136,7 +136,7 @@ def test_the_runs_end_is_compared_whatever_the_files_times(
 def test_old_evaluations_are_taken_by_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: dict[str, str]
 ) -> None:
-    """By the images or the step in the name, and beside such as know themselves."""
+    """They are ordered by the images or the step in their names, beside those that know their own."""
     monkeypatch.setenv("GANTK_RUNS", str(tmp_path / "runs"))
     new = scored(
         tmp_path / "runs", "a", "0000000100.json", step=2, date="2026-01-02T00:00:00+00:00", text=reports["good"]

@@ -216,7 +216,7 @@ def joined(layer: Any, x: Any, labels: Any) -> Any:
 @pytest.mark.parametrize("count", [2, 7])  # fewer and more than classes
 @pytest.mark.parametrize("keys", [{}, {"kernel_size": 5}, {"hidden_dim": 0}])
 def test_labels_are_one_hot_maps_joined_to_the_input(keys: dict[str, Any], count: int) -> None:
-    """As in the paper's code, with equal gradients; how they are computed is a matter of speed."""
+    """Outputs and gradients equal those of the paper's code; how they are computed is a matter of speed."""
     made = conditional(resolution=16, classes=3, batch_norm=False, **keys)
     torch.manual_seed(0)
     labels = torch.arange(count) % 3

@@ -21,7 +21,7 @@ class LeCamConfig(GANConfig):
     poison_at: int = -1
     """The update of the discriminator whose real images are infinite."""
     count: Literal["none", "same", "own"] = "none"
-    """What the integer buffer counts: nothing, images, or what is another number on each process."""
+    """The thing that the integer buffer counts: nothing, images, or what is another number on each process."""
     pool: int = 0
     """The last generated images of all processes that are judged again (Shrivastava et al. 2017)."""
 
